@@ -1,0 +1,120 @@
+"""A bounded memory of what was measured: probes, pulses, windows, medians."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from statistics import median
+
+from gradwatch.records import PulseRecord, StepRecord
+
+
+class History:
+    """Ring buffers of probes and pulses; memory does not grow with steps.
+
+    The first probe and the first known loss are kept apart, because "half of the first
+    loss" and "at initialisation" are asked about for as long as training runs.
+
+    Args:
+        max_probes: Probes kept; older ones are dropped.
+        max_pulses: Pulses kept; older ones are dropped.
+    """
+
+    def __init__(self, max_probes: int = 64, max_pulses: int = 512) -> None:
+        self._probes: deque[StepRecord] = deque(maxlen=max_probes)
+        self._pulses: deque[PulseRecord] = deque(maxlen=max_pulses)
+        self.first_probe: StepRecord | None = None
+        self.first_loss: float | None = None
+        self.num_probes = 0
+        self.num_pulses = 0
+        self.num_skipped = 0
+        self.last_step = -1
+
+    def add_probe(self, record: StepRecord) -> None:
+        """Append a probe."""
+        if self.first_probe is None:
+            self.first_probe = record
+        self._note_loss(record.loss)
+        self._probes.append(record)
+        self.num_probes += 1
+        self.last_step = max(self.last_step, record.step)
+
+    def add_pulse(self, record: PulseRecord) -> None:
+        """Append a pulse."""
+        self._note_loss(record.loss)
+        self._pulses.append(record)
+        self.num_pulses += 1
+        self.num_skipped += record.skipped
+        self.last_step = max(self.last_step, record.step)
+
+    def _note_loss(self, loss: float | None) -> None:
+        if self.first_loss is None and loss is not None and math.isfinite(loss):
+            self.first_loss = loss
+
+    @property
+    def probes(self) -> tuple[StepRecord, ...]:
+        """Probes kept, oldest first."""
+        return tuple(self._probes)
+
+    @property
+    def pulses(self) -> tuple[PulseRecord, ...]:
+        """Pulses kept, oldest first."""
+        return tuple(self._pulses)
+
+    @property
+    def latest(self) -> StepRecord | None:
+        """The newest probe."""
+        return self._probes[-1] if self._probes else None
+
+    def recent(self, num_probes: int) -> tuple[StepRecord, ...]:
+        """Return the newest `num_probes` probes, oldest first."""
+        return tuple(self._probes)[-num_probes:] if num_probes > 0 else ()
+
+    def window(self, num_probes: int) -> tuple[int, int]:
+        """Return first and last step of the newest `num_probes` probes."""
+        probes = self.recent(num_probes)
+        if not probes:
+            return (0, 0)
+        return (probes[0].step, probes[-1].step)
+
+    def losses(self) -> Iterator[tuple[int, float]]:
+        """Yield (step, loss) where the loss is known, oldest first, one a step."""
+        known = {r.step: r.loss for r in self._probes if r.loss is not None}
+        known |= {r.step: r.loss for r in self._pulses if r.loss is not None}
+        yield from sorted(known.items())
+
+    def loss_ratio(self, num_last: int = 5) -> float | None:
+        """Return median of the newest losses over the first one.
+
+        Args:
+            num_last: Number of newest known losses.
+
+        Returns:
+            The ratio; None if the loss is not known at two steps or the first is not
+            positive.
+        """
+        values = [loss for _, loss in self.losses() if math.isfinite(loss)]
+        if self.first_loss is None or self.first_loss <= 0 or len(values) < 2:
+            return None
+        return median(values[-num_last:]) / self.first_loss
+
+    def running_median(
+        self,
+        index: int,
+        window: int,
+        value: Callable[[PulseRecord], float | None],
+    ) -> float | None:
+        """Return the median of a pulse quantity over the pulses before one.
+
+        Args:
+            index: Index into `pulses`; the pulses before it are used, not itself.
+            window: Number of pulses at most.
+            value: Reads the quantity; None and non-finite values are left out.
+
+        Returns:
+            The median; None with fewer than 5 values.
+        """
+        before = list(self._pulses)[max(0, index - window) : index]
+        values = [v for v in map(value, before) if v is not None and math.isfinite(v)]
+        return median(values) if len(values) >= 5 else None

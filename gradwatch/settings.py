@@ -1,0 +1,423 @@
+"""Every threshold and option that a user may set, with quantity, unit and source.
+
+"facts B2" and the like name sections of the measurements behind the defaults; they are
+summarised in `docs/how-it-works.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gradwatch.errors import SettingsError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+Share = Annotated[float, Field(gt=0.0, le=1.0)]
+Decades = Annotated[float, Field(gt=0.0, le=100.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Options of a watch. Frozen; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+    # --- rhythm and cost (design section 3)
+    budget: Share = Field(
+        default=0.01,
+        description="Share of training time that gradwatch may take after its first 50 steps.",
+    )
+    budget_after: Count = Field(
+        default=50,
+        description="Optimizer steps after which the budget rules the rhythm.",
+    )
+    every: Count | None = Field(
+        default=None,
+        description=(
+            "Probe every so many steps, whatever the budget says; None lets the "
+            "budget decide."
+        ),
+    )
+    probe_steps: tuple[int, ...] = Field(
+        default=(0, 1, 2, 5, 10, 20, 50),
+        description="First optimizer steps that are probed.",
+    )
+    probe_every: Count = Field(
+        default=100,
+        description="Steps between later probes, stretched to keep the budget.",
+    )
+    burst_probes: int = Field(
+        default=2,
+        ge=0,
+        description=(
+            "Extra probes on the next steps after a rule fires for the first time "
+            "or a pulse shows a spike or a non-finite value."
+        ),
+    )
+    burst_gap: Count = Field(
+        default=50,
+        description="Fewest steps between two such bursts.",
+    )
+    pulse: bool = Field(
+        default=True,
+        description="Whether to read the global gradient norm at every step.",
+    )
+
+    # --- memory
+    max_probes: Count = Field(
+        default=64,
+        description="Probes kept in memory.",
+    )
+    max_pulses: Count = Field(
+        default=512,
+        description="Pulses kept in memory.",
+    )
+    max_calls: Count = Field(
+        default=256,
+        description="Calls of one module kept a probe, evenly spread.",
+    )
+    capture_limit: int = Field(
+        default=64 * 2**20,
+        ge=0,
+        description="Bytes of inputs and cotangents captured for trials.",
+    )
+    update_entries: Count = Field(
+        default=4096,
+        description="Entries of a tensor read to measure its applied update.",
+    )
+
+    # --- confirmation (facts B3: 2 of 3 probes gave no false alarm on 213 healthy runs)
+    confirm_probes: Count = Field(
+        default=2,
+        description="Probes that must agree before a finding is confirmed.",
+    )
+    confirm_window: Count = Field(
+        default=3,
+        description="Consecutive probes among which they must agree.",
+    )
+    healthy_probes: Count = Field(
+        default=2,
+        description="Fewest probes before a network is called healthy.",
+    )
+    healthy_coverage: Share = Field(
+        default=0.8,
+        description=(
+            "Share of trainable weight layers that must be observed before a "
+            "network is called healthy."
+        ),
+    )
+
+    # --- depth (facts B2, B2b, B3)
+    vanishing_decades: Decades = Field(
+        default=2.0,
+        description="GW101: decades of activation gradient lost along the trunk.",
+    )
+    severe_decades: Decades = Field(
+        default=4.0,
+        description="GW101 and GW201: decades from which the finding is critical.",
+    )
+    exploding_decades: Decades = Field(
+        default=2.5,
+        description=(
+            "GW201: decades of activation gradient gained towards the input (batch "
+            "norm in a healthy ResNet gives up to 2.4, facts B2)."
+        ),
+    )
+    exploding_note_decades: Decades = Field(
+        default=2.0,
+        description="GW201: decades gained from which a note is made.",
+    )
+    exploding_alone_decades: Decades = Field(
+        default=4.0,
+        description=(
+            "GW201: decades gained that need no further consequence to be a warning "
+            "(facts B2b)."
+        ),
+    )
+    layer_ratio: Share = Field(
+        default=0.01,
+        description=(
+            "GW101 and GW201 list a layer whose gradient is below this share of the "
+            "top's (or above its inverse); it never fires by itself."
+        ),
+    )
+    narrow_width: Count = Field(
+        default=16,
+        description=(
+            "Widths below this widen the limit by the spread of finite width (Hanin "
+            "& Nica 2018)."
+        ),
+    )
+    starved_update_ratio: Share = Field(
+        default=0.1,
+        description=(
+            "Consequence of vanishing: update ratio of the source part over that of "
+            "the top part (facts B2b: 30 of 30 sick nets, 0 of 71 healthy with D >= "
+            "2)."
+        ),
+    )
+    weak_signal: Share = Field(
+        default=0.05,
+        description="Consequence of vanishing: smallest hidden sample signal (facts B2b).",
+    )
+    flat_loss_ratio: Share = Field(
+        default=0.9,
+        description=(
+            "Consequence: newest loss over first loss above which the loss counts "
+            "as flat."
+        ),
+    )
+
+    # --- time (facts B2, B3)
+    vanishing_time_decades: Decades = Field(
+        default=3.0,
+        description="GW102: decades lost through time.",
+    )
+    exploding_time_decades: Decades = Field(
+        default=3.0,
+        description="GW202: decades gained through time.",
+    )
+    horizon_share: Share = Field(
+        default=0.01,
+        description="Share of the gradient left at the horizon that GW102 states.",
+    )
+    cell_loop_calls: int = Field(
+        default=4,
+        ge=2,
+        description="Calls of one cell module on its own output that make a time profile of it.",
+    )
+
+    # --- units and activations (facts B3)
+    dead_unit_share: Share = Field(
+        default=0.9,
+        description="GW103: share of a layer's units never active.",
+    )
+    dead_note_share: Share = Field(
+        default=0.5,
+        description="GW103: the same, for a note.",
+    )
+    dead_zero_grad_share: Share = Field(
+        default=0.5,
+        description=(
+            "GW103: share of weight tensors with exactly zero gradients that makes "
+            "it a warning."
+        ),
+    )
+    dead_window: Count = Field(
+        default=3,
+        description="Probes over which a unit must stay inactive to count as dead.",
+    )
+    saturated_share: Share = Field(
+        default=0.6,
+        description="GW104: share of saturated outputs.",
+    )
+    tanh_saturation: Share = Field(
+        default=0.99,
+        description="|tanh| beyond which an output is saturated.",
+    )
+    sigmoid_saturation: Share = Field(
+        default=0.01,
+        description="Distance of a sigmoid output from 0 or 1 below which it is saturated.",
+    )
+    min_sample_signal: Share = Field(
+        default=0.02,
+        description=(
+            "GW105: standard deviation over samples divided by RMS at the last "
+            "hidden layer."
+        ),
+    )
+
+    # --- other gradient defects
+    disconnected_steps: Count = Field(
+        default=20,
+        description="GW106: steps in a row with an exactly zero gradient.",
+    )
+    underflow_share: Share = Field(
+        default=0.5,
+        description="GW107: share of exactly zero gradient entries in 16-bit training.",
+    )
+    exploding_activation_decades: Decades = Field(
+        default=2.0,
+        description="GW203: growth of the forward RMS over depth.",
+    )
+    spike_ratio: Positive = Field(
+        default=10.0,
+        description=(
+            "GW204: value over its running median (facts B3: 0 events in 15 of 16 "
+            "healthy nets)."
+        ),
+    )
+    spike_window: int = Field(
+        default=50,
+        ge=5,
+        description="Pulses of the running median.",
+    )
+    spike_warning_events: Count = Field(
+        default=3,
+        description="GW204: spikes within `spike_warning_steps` that make a warning.",
+    )
+    spike_warning_steps: Count = Field(
+        default=200,
+        description="GW204: steps within which the spikes are counted.",
+    )
+    max_update_ratio: Positive = Field(
+        default=0.1,
+        description=(
+            "GW301: median over layers of applied update over weight (facts B3: "
+            "healthy 1e-4 to 3e-2)."
+        ),
+    )
+    min_update_ratio: Positive = Field(
+        default=1e-5,
+        description="GW302: largest update ratio of a stalled network.",
+    )
+    clip_share: Share = Field(
+        default=0.5,
+        description="GW303: share of clipped steps.",
+    )
+    clip_ratio: float = Field(
+        default=10.0,
+        gt=1.0,
+        description="GW303: norm before clipping over norm after.",
+    )
+    nan_origin: Literal["auto", "sync", "off"] = Field(
+        default="auto",
+        description=(
+            "GW205: replay the step that turned non-finite to name the module. "
+            "`auto` where the flag is on the host before the update (CPU); `sync` "
+            "waits for it on every device; `off` never."
+        ),
+    )
+
+    @classmethod
+    def coerce(
+        cls, source: Settings | Mapping[str, Any] | str | Path | None
+    ) -> Settings:
+        """Return settings from whatever a user may pass.
+
+        Args:
+            source: Settings, a mapping of fields, the path of a TOML or YAML file, or
+                None for the defaults.
+
+        Returns:
+            The settings.
+
+        Raises:
+            SettingsError: If a field is unknown or out of range, or the file cannot be
+                read; the message names the field, its value and the range.
+        """
+        if source is None:
+            return cls()
+        if isinstance(source, Settings):
+            return source
+        if isinstance(source, str | Path):
+            return cls.load(source)
+        if isinstance(source, Mapping):
+            return cls.from_mapping(source, origin="settings")
+        raise SettingsError(
+            f"`settings` (={source!r}) must be a Settings, a dict, or the path of a "
+            f"TOML or YAML file; got {type(source).__name__}."
+        )
+
+    @classmethod
+    def from_mapping(cls, fields: Mapping[str, Any], *, origin: str) -> Settings:
+        """Return settings from a mapping; `origin` is named in the message.
+
+        Raises:
+            SettingsError: If a field is unknown or out of range.
+        """
+        try:
+            return cls(**{str(key): value for key, value in fields.items()})
+        except ValidationError as error:
+            raise SettingsError(_explain(error, origin)) from None
+
+    @classmethod
+    def load(cls, path: str | Path) -> Settings:
+        """Read settings from a TOML or YAML file.
+
+        A TOML file may hold them under `[tool.gradwatch]` or at its top level.
+
+        Raises:
+            SettingsError: If the file is missing, malformed or holds a wrong field.
+        """
+        file = Path(path)
+        fields = _read_config(file)
+        tool = fields.get("tool")
+        if isinstance(tool, Mapping):
+            fields = tool.get("gradwatch", {})
+        if not isinstance(fields, Mapping):
+            raise SettingsError(
+                f"`settings` file {file} must hold a table of settings; got "
+                f"{type(fields).__name__}."
+            )
+        return cls.from_mapping(fields, origin=str(file))
+
+
+def _read_config(file: Path) -> Mapping[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            f"`settings` file {file} cannot be read ({error}); pass the path of a TOML "
+            "or YAML file, a dict, or a Settings."
+        ) from None
+    suffix = file.suffix.lower()
+    if suffix == ".toml":
+        try:
+            return tomllib.loads(text)
+        except tomllib.TOMLDecodeError as error:
+            raise SettingsError(
+                f"`settings` file {file} is not TOML: {error}."
+            ) from None
+    if suffix in {".yaml", ".yml"}:
+        return _read_yaml(file, text)
+    raise SettingsError(
+        f"`settings` file {file} has the ending {suffix!r}; expected .toml, .yaml or "
+        ".yml."
+    )
+
+
+def _read_yaml(file: Path, text: str) -> Mapping[str, Any]:
+    try:
+        import yaml
+    except ImportError:
+        raise SettingsError(
+            f"`settings` file {file} is YAML; install PyYAML (`pip install "
+            "'gradwatch[yaml]'`) or use TOML."
+        ) from None
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"`settings` file {file} is not YAML: {error}.") from None
+    return {} if loaded is None else loaded
+
+
+def _explain(error: ValidationError, origin: str) -> str:
+    """Say which field is wrong, its value and the range, one line each."""
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"]) or "settings"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"`{name}` is not a setting{_suggest(name)}")
+        else:
+            expected = item["msg"].removeprefix("Input should be ")
+            lines.append(f"`{name}` (={item['input']!r}) must be {expected}")
+    return f"{origin}: " + "; ".join(lines) + "."
+
+
+def _suggest(name: str) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, Settings.model_fields, n=1)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return "; see `gradwatch.Settings` for the names"

@@ -1,0 +1,1 @@
+"""Thin adapters: training frameworks and loggers. The core never imports them."""
