@@ -1,0 +1,417 @@
+"""The autograd graph of one forward, read passively: owners, sources, joins.
+
+A *call* is one run of a leaf module. Nodes of the graph are given to the calls that made
+them; what is left over are functional operations. From that come the *sources* (first
+weight layers on a data path), the *heads* (last ones), the dominators of each source,
+and the joins where paths meet (facts A5, B2b). Nothing is executed and nothing is kept:
+a `Graph` lives for one backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import networkx as nx
+
+#: An autograd node. torch has no public type that covers C++ and Python nodes.
+Node = Any
+
+#: Node names (without `Backward0`) to activation names.
+ACTIVATIONS: dict[str, str] = {
+    "Relu": "relu",
+    "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
+    "Gelu": "gelu",
+    "Silu": "silu",
+    "Elu": "elu",
+    "LeakyRelu": "leaky_relu",
+    "Hardtanh": "hardtanh",
+    "Softplus": "softplus",
+    "PreluKernel": "prelu",
+    "Mish": "mish",
+    "Hardswish": "hardswish",
+    "Hardsigmoid": "hardsigmoid",
+    "LogSigmoid": "logsigmoid",
+    "Threshold": "relu",
+    "Celu": "celu",
+    "RreluWithNoise": "rrelu",
+    "Exp": "exp",
+}
+#: Node names of norms called as functions.
+_NORMS = ("NativeLayerNorm", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm")
+_NORMS += ("FusedRmsNorm", "RmsNorm", "MkldnnBatchNorm", "BatchNorm", "LayerNorm")
+#: Reductions over positions: a mean over k positions shrinks a norm by sqrt(k).
+_REDUCTIONS = ("Mean", "AdaptiveAvgPool", "MkldnnAdaptiveAvgPool", "Sum", "Amax")
+_REDUCTIONS += ("AdaptiveMaxPool",)
+#: Nodes that hide whole modules.
+_OPAQUE = ("CheckpointFunction", "CompiledFunction", "GraphModule")
+
+
+def base_name(node: Node) -> str:
+    """Return the name of a node without its `Backward0` ending and namespace."""
+    name: str = node.name().rsplit("::", 1)[-1]
+    return name.split("Backward")[0]
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One run of a leaf module in the probed forward.
+
+    Attributes:
+        layer: Qualified name.
+        call: Index within its root forward.
+        order: Position in execution order over the whole probe.
+        kind: Class name.
+        weight: Whether it counts as a weight layer.
+        embedding: Whether it looks rows up.
+        norm: Whether it normalises.
+        activation: Lower-case name if it is an activation module.
+        inputs: Nodes of its inputs, taken before it ran.
+        outputs: Nodes of its outputs.
+        raw_input: Identity of its first input without a node; None if it has none.
+        has_batch: Whether an input has the root's batch size, so depends on the data.
+        loops: Whether the module runs on its own output many times.
+        width: Number of units of its output.
+    """
+
+    layer: str
+    call: int
+    order: int
+    kind: str
+    weight: bool = False
+    embedding: bool = False
+    norm: bool = False
+    activation: str | None = None
+    inputs: tuple[Node, ...] = ()
+    outputs: tuple[Node, ...] = ()
+    raw_input: tuple[object, ...] | None = None
+    has_batch: bool = True
+    loops: bool = False
+    width: int | None = None
+
+
+class Graph:
+    """Nodes below the given roots, with owners and reachability.
+
+    Args:
+        roots: Nodes of the tensors the loss was computed from.
+        calls: Leaf calls of the forward, in execution order.
+        containers: Pairs of container name and the node of its output.
+    """
+
+    def __init__(
+        self,
+        roots: Sequence[Node],
+        calls: Sequence[Call],
+        containers: Sequence[tuple[str, Node]] = (),
+    ) -> None:
+        self.calls = calls
+        self.nodes: list[Node] = []
+        self.children: list[list[int]] = []
+        self.order: list[int] = []
+        self._index: dict[int, int] = {}
+        self._walk(roots)
+        self.parents: list[list[int]] = [[] for _ in self.nodes]
+        for index, children in enumerate(self.children):
+            for child in children:
+                self.parents[child].append(index)
+        self.names = [base_name(node) for node in self.nodes]
+        self.owner: list[Call | None] = [None] * len(self.nodes)
+        self._give_nodes_to_calls()
+        self.container_names: dict[int, str] = {}
+        for name, node in containers:
+            index = self.index(node)
+            if index is not None and len(name) > len(
+                self.container_names.get(index, "")
+            ):
+                self.container_names[index] = name
+        indices = [i for i in map(self.index, roots) if i is not None]
+        self.roots = [i for i in dict.fromkeys(indices) if not self.parents[i]]
+
+    def index(self, node: Node) -> int | None:
+        """Return the index of a node, None if it is not below the roots."""
+        return self._index.get(id(node))
+
+    def _walk(self, roots: Sequence[Node]) -> None:
+        """Depth first, children before parents in `order`."""
+        stack: list[tuple[Node, bool]] = [(root, False) for root in roots]
+        while stack:
+            node, expanded = stack.pop()
+            if expanded:
+                self.order.append(self._index[id(node)])
+                continue
+            if id(node) in self._index:
+                continue
+            self._index[id(node)] = len(self.nodes)
+            self.nodes.append(node)
+            self.children.append([])
+            stack.append((node, True))
+            stack.extend((child, False) for child in _next(node))
+        for index, node in enumerate(self.nodes):
+            seen = dict.fromkeys(self._index[id(child)] for child in _next(node))
+            self.children[index] = list(seen)
+
+    def _give_nodes_to_calls(self) -> None:
+        for call in self.calls:
+            stop = {id(node) for node in call.inputs}
+            stack = [node for node in call.outputs if id(node) not in stop]
+            while stack:
+                index = self.index(stack.pop())
+                if index is None or self.owner[index] is not None:
+                    continue
+                self.owner[index] = call
+                stack.extend(
+                    self.nodes[child]
+                    for child in self.children[index]
+                    if id(self.nodes[child]) not in stop
+                )
+
+    # -- reachability -------------------------------------------------------------
+
+    @cached_property
+    def outputs_of(self) -> dict[int, Call]:
+        """Index of each call's output node -> the call that made it."""
+        found: dict[int, Call] = {}
+        for call in self.calls:
+            for node in call.outputs:
+                index = self.index(node)
+                if index is not None and self.owner[index] is call:
+                    found[index] = call
+        return found
+
+    @cached_property
+    def weight_below(self) -> list[bool]:
+        """Whether a data-dependent weight layer or embedding is at or below a node."""
+        below = [False] * len(self.nodes)
+        for index in self.order:
+            call = self.owner[index]
+            own = (
+                call is not None and call.has_batch and (call.weight or call.embedding)
+            )
+            below[index] = own or any(below[child] for child in self.children[index])
+        return below
+
+    @cached_property
+    def weight_above(self) -> list[bool]:
+        """Whether a weight layer other than its own reads a node, directly or later."""
+        above = [False] * len(self.nodes)
+        for index in reversed(self.order):
+            mine = self.owner[index]
+            for parent in self.parents[index]:
+                owner = self.owner[parent]
+                if above[parent] or (
+                    owner is not None and owner is not mine and owner.weight
+                ):
+                    above[index] = True
+                    break
+        return above
+
+    @cached_property
+    def sources(self) -> list[Call]:
+        """First weight layers or embeddings on a path from the data, one a layer."""
+        found: dict[str, Call] = {}
+        for call in self.calls:
+            if not (call.weight or call.embedding) or not call.has_batch:
+                continue
+            if self.output_index(call) is None or call.layer in found:
+                continue
+            below = (self.index(node) for node in call.inputs)
+            if not any(i is not None and self.weight_below[i] for i in below):
+                found[call.layer] = call
+        return list(found.values())
+
+    @cached_property
+    def carries(self) -> list[bool]:
+        """Whether a node leads down to a source."""
+        carry = [False] * len(self.nodes)
+        sources = {id(call) for call in self.sources}
+        for index in self.order:
+            call = self.owner[index]
+            carry[index] = (call is not None and id(call) in sources) or any(
+                carry[child] for child in self.children[index]
+            )
+        return carry
+
+    def output_index(self, call: Call) -> int | None:
+        """Return the index of the call's first output node in the graph."""
+        for node in call.outputs:
+            index = self.index(node)
+            if index is not None and self.owner[index] is call:
+                return index
+        return None
+
+    def is_head(self, call: Call) -> bool:
+        """Whether no other weight layer reads the call's output."""
+        index = self.output_index(call)
+        return index is not None and not self.weight_above[index]
+
+    def carrying_children(self, index: int) -> list[int]:
+        """Return the children of a node that lead down to a source."""
+        return [child for child in self.children[index] if self.carries[child]]
+
+    # -- dominators ---------------------------------------------------------------
+
+    @cached_property
+    def _immediate_dominators(self) -> dict[int, int]:
+        """Immediate dominator of each carrying node; -1 stands for the loss."""
+        graph: nx.DiGraph[int] = nx.DiGraph()
+        graph.add_node(-1)
+        graph.add_edges_from((-1, root) for root in self.roots if self.carries[root])
+        for index in range(len(self.nodes)):
+            if self.carries[index]:
+                graph.add_edges_from(
+                    (index, child) for child in self.carrying_children(index)
+                )
+        return dict(nx.immediate_dominators(graph, -1))
+
+    def dominators(self, index: int) -> list[int]:
+        """Return the nodes through which every path from the loss to a node passes.
+
+        Returns:
+            Indices from the node itself up to the output.
+        """
+        immediate = self._immediate_dominators
+        path = []
+        while index != -1 and index in immediate:
+            path.append(index)
+            above = immediate[index]
+            if above == index:
+                break
+            index = above
+        return path
+
+    # -- neighbourhood ------------------------------------------------------------
+
+    def is_norm(self, index: int) -> bool:
+        """Whether a node belongs to a norm module or is a functional norm."""
+        call = self.owner[index]
+        if call is not None:
+            return call.norm
+        return self.names[index] in _NORMS
+
+    def is_reduction(self, index: int) -> bool:
+        """Whether a node averages or sums over positions."""
+        return (
+            self.owner[index] is None
+            and self.names[index].startswith(_REDUCTIONS)
+            or self._is_pooling_module(index)
+        )
+
+    def _is_pooling_module(self, index: int) -> bool:
+        call = self.owner[index]
+        return call is not None and call.kind.startswith("Adaptive")
+
+    def norm_that_alone_reads(self, index: int) -> int | None:
+        """Return the output node of the norm if nothing but that norm reads a node."""
+        parents = self.parents[index]
+        if not parents or not all(self.is_norm(parent) for parent in parents):
+            return None
+        owners = {id(self.owner[parent]) for parent in parents}
+        if len(owners) != 1:
+            return None
+        call = self.owner[parents[0]]
+        if call is not None:
+            return self.output_index(call)
+        return parents[0] if len(parents) == 1 else None
+
+    def activation_name(self, index: int) -> str | None:
+        """Return the activation that a node computes, as a module or a function."""
+        call = self.owner[index]
+        if call is not None:
+            return call.activation
+        return ACTIVATIONS.get(self.names[index])
+
+    def nearest_weight(self, index: int) -> Call | None:
+        """Return the latest weight layer found by walking down from a node."""
+        seen = {index}
+        level = [index]
+        while level:
+            found = [c for c in (self.owner[i] for i in level) if c and c.weight]
+            if found:
+                return max(found, key=lambda call: call.order)
+            below = dict.fromkeys(c for i in level for c in self.children[i])
+            level = [i for i in below if i not in seen]
+            seen.update(level)
+        return None
+
+    def following(self, call: Call) -> tuple[int | None, str | None]:
+        """Return the activation node and the norm that follow a weight layer.
+
+        Walks up through views, norms, dropout and sums until an activation or the next
+        weight layer.
+        """
+        start = self.output_index(call)
+        norm: str | None = None
+        seen: set[int] = set()
+        level = [] if start is None else [start]
+        for _ in range(12):
+            level = list(dict.fromkeys(p for i in level for p in self.parents[i]))
+            level = [i for i in level if i not in seen and not self._is_weight(i)]
+            seen.update(level)
+            for index in level:
+                if self.activation_name(index) is not None:
+                    return index, norm
+                if norm is None and self.is_norm(index):
+                    owner = self.owner[index]
+                    norm = owner.kind if owner is not None else self.names[index]
+        return None, norm
+
+    def _is_weight(self, index: int) -> bool:
+        call = self.owner[index]
+        return call is not None and call.weight
+
+    def is_gate(self, index: int) -> bool:
+        """Whether a node's output only scales other tensors."""
+        parents = self._beyond_views(index)
+        return bool(parents) and all(self.names[p] == "Mul" for p in parents)
+
+    def _beyond_views(self, index: int) -> list[int]:
+        views = {"View", "Unsqueeze", "Expand", "Reshape", "UnsafeView", "Transpose"}
+        views |= {"Permute", "Squeeze", "Clone", "Alias", "ToCopy", "Split", "Slice"}
+        level = self.parents[index]
+        for _ in range(6):
+            if not any(self.names[p] in views for p in level):
+                break
+            level = [
+                q
+                for p in level
+                for q in (self.parents[p] if self.names[p] in views else [p])
+            ]
+        return level
+
+    @cached_property
+    def opaque_nodes(self) -> list[str]:
+        """Names of nodes outside leaf modules that hide whole modules."""
+        return [
+            name
+            for index, name in enumerate(self.names)
+            if self.owner[index] is None and name.startswith(_OPAQUE)
+        ]
+
+    def joins(self) -> Iterator[int]:
+        """Yield nodes outside leaf modules where carrying paths meet by sum or cat."""
+        for index in reversed(self.order):
+            if (
+                self.owner[index] is None
+                and self.names[index] in {"Add", "Sub", "Cat", "Stack"}
+                and len(self.carrying_children(index)) >= 2
+            ):
+                yield index
+
+    def signature(self) -> int:
+        """Return a hash of names, edges and owners: equal for equal structure."""
+        owners = tuple(c.layer if c is not None else "" for c in self.owner)
+        edges = tuple(map(tuple, self.children))
+        return hash((tuple(self.names), edges, owners))
+
+
+def _next(node: Node) -> Iterable[Node]:
+    """Return the nodes a node hands gradients to, parameters left out."""
+    return [
+        child
+        for child, _ in node.next_functions
+        if child is not None and not child.name().endswith("AccumulateGrad")
+    ]
