@@ -9,12 +9,16 @@ from statistics import median
 
 from gradwatch.records import PulseRecord, StepRecord
 
+#: First pulses whose median is the early gradient norm (chosen, not measured).
+_EARLY_PULSES = 10
+
 
 class History:
     """Ring buffers of probes and pulses; memory does not grow with steps.
 
-    The first probe and the first known loss are kept apart, because "half of the first
-    loss" and "at initialisation" are asked about for as long as training runs.
+    The first probe, the first known loss, the first gradient norms and the largest
+    learning rate are kept apart, because "half of the first loss" and "at
+    initialisation" are asked about for as long as training runs.
 
     Args:
         max_probes: Probes kept; older ones are dropped.
@@ -26,6 +30,8 @@ class History:
         self._pulses: deque[PulseRecord] = deque(maxlen=max_pulses)
         self.first_probe: StepRecord | None = None
         self.first_loss: float | None = None
+        self.max_lr: float | None = None
+        self._early_grad_norms: list[float] = []
         self.num_probes = 0
         self.num_pulses = 0
         self.num_skipped = 0
@@ -36,6 +42,7 @@ class History:
         if self.first_probe is None:
             self.first_probe = record
         self._note_loss(record.loss)
+        self._note_lr(record.lr)
         self._probes.append(record)
         self.num_probes += 1
         self.last_step = max(self.last_step, record.step)
@@ -43,6 +50,8 @@ class History:
     def add_pulse(self, record: PulseRecord) -> None:
         """Append a pulse."""
         self._note_loss(record.loss)
+        self._note_lr(record.lr)
+        self._note_grad_norm(record.grad_norm)
         self._pulses.append(record)
         self.num_pulses += 1
         self.num_skipped += record.skipped
@@ -51,6 +60,20 @@ class History:
     def _note_loss(self, loss: float | None) -> None:
         if self.first_loss is None and loss is not None and math.isfinite(loss):
             self.first_loss = loss
+
+    def _note_lr(self, lr: float | None) -> None:
+        if lr is not None and math.isfinite(lr):
+            self.max_lr = lr if self.max_lr is None else max(self.max_lr, lr)
+
+    def _note_grad_norm(self, norm: float | None) -> None:
+        wanted = len(self._early_grad_norms) < _EARLY_PULSES
+        if wanted and norm is not None and math.isfinite(norm) and norm > 0:
+            self._early_grad_norms.append(norm)
+
+    @property
+    def early_grad_norm(self) -> float | None:
+        """Median of the first global gradient norms, what later ones compare with."""
+        return median(self._early_grad_norms) if self._early_grad_norms else None
 
     @property
     def probes(self) -> tuple[StepRecord, ...]:

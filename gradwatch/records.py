@@ -264,6 +264,8 @@ class StepRecord:
             that exact zeros below say nothing yet.
         local_rank: Rank whose statistics these are; None if global or single process.
         lr: Largest learning rate of the optimizer's groups.
+        float16: Whether a float16 tensor was seen among the layers' outputs and
+            gradients; None if not looked at.
     """
 
     step: int
@@ -281,3 +283,4 @@ class StepRecord:
     zero_init_downstream: bool = False
     local_rank: int | None = None
     lr: float | None = None
+    float16: bool | None = None

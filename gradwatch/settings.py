@@ -177,6 +177,18 @@ class Settings(BaseModel):
         ),
     )
 
+    flat_loss_steps: Count = Field(
+        default=10,
+        description="Consequence: steps the loss must be known over to count as flat.",
+    )
+    learning_loss_ratio: Share = Field(
+        default=0.5,
+        description=(
+            "Newest loss over first loss at or below which the network is learning "
+            "whatever its update ratios (facts B3, item 6)."
+        ),
+    )
+
     # --- time (facts B2, B3)
     vanishing_time_decades: Decades = Field(
         default=3.0,
@@ -189,6 +201,13 @@ class Settings(BaseModel):
     horizon_share: Share = Field(
         default=0.01,
         description="Share of the gradient left at the horizon that GW102 states.",
+    )
+    time_flat_loss_steps: Count = Field(
+        default=50,
+        description=(
+            "GW102: steps the loss must be known over to count as flat (chosen: "
+            "recurrent networks learn slowly at first)."
+        ),
     )
     cell_loop_calls: int = Field(
         default=4,
@@ -268,6 +287,21 @@ class Settings(BaseModel):
     spike_warning_steps: Count = Field(
         default=200,
         description="GW204: steps within which the spikes are counted.",
+    )
+    spike_floor: Share = Field(
+        default=0.1,
+        description=(
+            "GW204: share of the early loss and gradient norm that a spike must reach "
+            "(chosen: what is less is noise of a converged network)."
+        ),
+    )
+    spike_loss_rise: float = Field(
+        default=1.5,
+        gt=1.0,
+        description=(
+            "GW204: median loss after a spike over the median before it that makes "
+            "one spike a warning."
+        ),
     )
     max_update_ratio: Positive = Field(
         default=0.1,
