@@ -1,0 +1,1 @@
+"""Published architectures of the transformers library, shrunk by their configs."""
