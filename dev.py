@@ -83,7 +83,7 @@ def prepare(extras: str) -> int:
     # The pins must be part of the first call: an unpinned torch, once there, stays.
     install = [python, "-m", "pip", "install", "--disable-pip-version-check"]
     if not sys.stdout.isatty():
-        install.append("--quiet")
+        install.append("-qq")  # errors only; no progress bars in a log
     install += ["-c", "constraints-dev.txt", "-e", f".[{extras}]"]
     failed = run(install)
     if failed:
