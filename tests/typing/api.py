@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from typing_extensions import assert_type
+
 from gradwatch.errors import GradWatchError, SettingsError
 from gradwatch.findings import Confidence, Evidence, Finding, Health, Severity
 from gradwatch.history import History
@@ -17,16 +19,14 @@ def settings() -> Settings:
     try:
         return Settings.coerce({"budget": by_keyword.budget})
     except SettingsError as error:
-        base: GradWatchError = error
-        print(base)
+        _: GradWatchError = error
     return Settings.load(Path("gradwatch.toml"))
 
 
 def finding(found: Finding) -> tuple[str, Health, Severity, Confidence]:
     """A finding is data."""
     evidence: tuple[Evidence, ...] = found.evidence
-    value: float = evidence[0].value
-    print(value)
+    assert_type(evidence[0].value, float)
     return found.code, found.health, found.severity, found.confidence
 
 
