@@ -35,7 +35,7 @@ ADAMW_RATES: dict[str, float] = {
     "m2m-100": 0.003,
     "prophetnet": 0.003,
     # efficientnet: none trains
-    "mobilevit": 0.003,
+    "mobilevit": 0.01,
     "whisper": 0.003,
     "speech-to-text": 0.003,
     # siglip: none trains

@@ -9,7 +9,7 @@ that trains has an alarm, or if a run is not bit-identical.
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import importlib
 import json
 import multiprocessing
 import sys
@@ -243,6 +243,14 @@ def summary(results: Sequence[Result], seconds: float) -> str:
     return "\n".join(f"- {line}" for line in lines)
 
 
+def _can_watch() -> bool:
+    """Return whether gradwatch can be imported and has its entry point."""
+    try:
+        return hasattr(importlib.import_module("gradwatch"), "watch")
+    except ImportError:
+        return False
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(prog="benchmarks.published.run")
@@ -260,7 +268,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the bench and return the exit status."""
     options = _arguments(arguments)
-    if not options.plain and importlib.util.find_spec("gradwatch.session") is None:
+    if not options.plain and not _can_watch():
         sys.stderr.write("gradwatch cannot be imported; use --plain\n")
         return 2
     start = time.perf_counter()

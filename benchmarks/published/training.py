@@ -160,7 +160,7 @@ def train(
             for step in range(num_steps):
                 stepper.zero_grad()
                 loss = architecture.loss(model, architecture.batch(seed, step))
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 stepper.step()
                 losses.append(loss.item())
         except (ValueError, FloatingPointError) as refusal:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import math
 import re
+import sys
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +17,7 @@ import torch
 from benchmarks.published.architecture import Architecture
 from benchmarks.published.data import label_entropy
 from benchmarks.published.rates import ADAMW_RATES, SGD_RATES
+from benchmarks.published.run import run_one, summary, table
 from benchmarks.published.training import Run, differing_entries, train, trains
 from benchmarks.published.zoo import ZOO, by_name
 
@@ -125,3 +131,56 @@ def test_chance_is_the_entropy_of_integer_labels() -> None:
     labels = torch.tensor([0, 1, 2, 3, -100])
     assert label_entropy([{"labels": labels}]) == pytest.approx(math.log(4))
     assert label_entropy([{"labels": labels.float()}]) is None
+
+
+def _fake_gradwatch(*, disturb: bool) -> ModuleType:
+    """Return a stand-in that raises one alarm and may draw from torch's generator."""
+    evidence = SimpleNamespace(
+        quantity="D", value=4.0, unit="decades", limit=2.0, steps=(0, 2)
+    )
+    finding = SimpleNamespace(
+        code="GW101",
+        severity=2,
+        confidence=2,
+        cleared_step=None,
+        layers=("bert",),
+        evidence=(evidence,),
+        message="",
+    )
+
+    @contextlib.contextmanager
+    def watch(model: torch.nn.Module, console: str | None) -> Iterator[Any]:
+        if disturb:
+            torch.rand(1)
+        leaves = {
+            name: "observed"
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        report = SimpleNamespace(
+            health="vanishing", findings=(finding,), coverage=leaves, decades=4.0
+        )
+        yield SimpleNamespace(report=lambda: report)
+
+    module = ModuleType("gradwatch")
+    module.watch = watch  # type: ignore[attr-defined]
+    return module
+
+
+@needs_transformers
+@pytest.mark.parametrize("disturb", [False, True], ids=["harmless", "draws"])
+def test_the_runner_reports_alarms_coverage_and_any_disturbance(
+    monkeypatch: pytest.MonkeyPatch, disturb: bool
+) -> None:
+    """With a stand-in for gradwatch that alarms, and draws a random number or not."""
+    monkeypatch.setitem(sys.modules, "gradwatch", _fake_gradwatch(disturb=disturb))
+    result = run_one("bert", "adamw", 0, plain=False)
+    assert result.error == ""
+    assert result.trains
+    assert result.alarms == ("GW101",)
+    assert result.failed
+    assert bool(result.differing) is disturb
+    assert result.reading is not None
+    assert result.reading.observed_weight_layers == result.reading.weight_layers > 18
+    assert "| GW101 |" in table([result])
+    assert "Alarms on scored runs that train: 1 of 1" in summary([result], 1.0)
