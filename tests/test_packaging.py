@@ -26,8 +26,10 @@ ORDER = (
     ("_version", "errors", "findings", "records", "settings"),
     ("statistics",),
     ("autograd_graph", "layers", "losses", "recurrent", "structure", "trunk"),
-    ("probe", "pulse", "hooks"),
+    ("probe_entries", "probe_step", "probe", "probe_record", "pulse", "rhythm"),
+    ("hooks", "nan_origin"),
     ("history",),
+    ("observer",),
     # Hand-made histories and tiny networks for tests; nothing of gradwatch imports it.
     ("testing",),
     ("rules",),
