@@ -46,6 +46,9 @@ _NORMS += ("FusedRmsNorm", "RmsNorm", "MkldnnBatchNorm", "BatchNorm", "LayerNorm
 #: Reductions over positions: a mean over k positions shrinks a norm by sqrt(k).
 _REDUCTIONS = ("Mean", "AdaptiveAvgPool", "MkldnnAdaptiveAvgPool", "Sum", "Amax")
 _REDUCTIONS += ("AdaptiveMaxPool",)
+#: Calls of one layer that count as sources: the streams of an encoder-decoder with one
+#: embedding, the towers of a twin network.
+_TOWERS = 3
 #: Nodes that hide whole modules.
 _OPAQUE = ("CheckpointFunction", "CompiledFunction", "GraphModule")
 
@@ -131,6 +134,21 @@ class Graph:
         indices = [i for i in map(self.index, roots) if i is not None]
         self.roots = [i for i in dict.fromkeys(indices) if not self.parents[i]]
 
+    def container_label(self, index: int) -> str | None:
+        """Return the container that a node ends, also with an activation or norm on it.
+
+        `relu(body + skip)` is the output of a block whose join is the sum below it.
+        """
+        for _ in range(3):
+            if index in self.container_names:
+                return self.container_names[index]
+            if len(self.parents[index]) != 1:
+                return None
+            index = self.parents[index][0]
+            if self.activation_name(index) is None and not self.is_norm(index):
+                return self.container_names.get(index)
+        return None
+
     def index(self, node: Node) -> int | None:
         """Return the index of a node, None if it is not below the roots."""
         return self._index.get(id(node))
@@ -211,17 +229,23 @@ class Graph:
 
     @cached_property
     def sources(self) -> list[Call]:
-        """First weight layers or embeddings on a path from the data, one a layer."""
-        found: dict[str, Call] = {}
+        """First weight layers or embeddings on a path from the data.
+
+        A module that reads the data many times (the input projection of a hand-written
+        recurrence) is one source, not one a time step.
+        """
+        found: list[Call] = []
+        times: dict[str, int] = {}
         for call in self.calls:
             if not (call.weight or call.embedding) or not call.has_batch:
                 continue
-            if self.output_index(call) is None or call.layer in found:
+            if self.output_index(call) is None or times.get(call.layer, 0) >= _TOWERS:
                 continue
             below = (self.index(node) for node in call.inputs)
             if not any(i is not None and self.weight_below[i] for i in below):
-                found[call.layer] = call
-        return list(found.values())
+                times[call.layer] = times.get(call.layer, 0) + 1
+                found.append(call)
+        return found
 
     @cached_property
     def carries(self) -> list[bool]:
@@ -247,6 +271,20 @@ class Graph:
         """Whether no other weight layer reads the call's output."""
         index = self.output_index(call)
         return index is not None and not self.weight_above[index]
+
+    def reaches(self, start: Sequence[Node], goal: Sequence[Node]) -> bool:
+        """Whether walking down from nodes meets one of the goal nodes."""
+        goals = {i for i in map(self.index, goal) if i is not None}
+        stack = [i for i in map(self.index, start) if i is not None]
+        seen = set(stack)
+        while stack:
+            index = stack.pop()
+            if index in goals:
+                return True
+            below = [c for c in self.children[index] if c not in seen]
+            seen.update(below)
+            stack.extend(below)
+        return False
 
     def carrying_children(self, index: int) -> list[int]:
         """Return the children of a node that lead down to a source."""

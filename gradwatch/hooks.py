@@ -1,0 +1,387 @@
+"""Attach to a module and its optimizers; the only file that registers hooks.
+
+It is also the only place where an error of ours is caught: the first one removes every
+hook, warns once, and training goes on (design section 7). What the hooks see is handed
+to an `Events` object; nothing is decided here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import traceback
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from gradwatch.errors import DetachedWarning
+from gradwatch.layers import walk
+
+Result = TypeVar("Result")
+
+
+class Events(Protocol):
+    """What a hook manager reports to."""
+
+    def on_root_forward(self, args: tuple[Any, ...], kwargs: Any) -> None:
+        """The watched module is about to run."""
+
+    def on_root_output(self, output: Any) -> None:
+        """The watched module has run."""
+
+    def on_module_enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        """A module is about to run during a probe."""
+
+    def on_module_leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        """A module has run during a probe."""
+
+    def on_backward_end(self) -> None:
+        """All gradients of a backward pass have arrived."""
+
+    def owns(self, optimizer: Optimizer) -> bool:
+        """Whether the optimizer has watched parameters."""
+
+    def on_step_begin(self, optimizer: Optimizer) -> None:
+        """An optimizer is about to update; its gradients are final."""
+
+    def on_step_end(self, optimizer: Optimizer) -> None:
+        """An optimizer has updated."""
+
+    def on_closure_loss(self, loss: Any) -> None:
+        """A closure returned its loss."""
+
+    def on_failure(self) -> None:
+        """Hooks were removed after an error of ours."""
+
+
+class _Inert:
+    """A hook that a pickle or a deep copy replaces by a no-op of the standard library.
+
+    A closure would make `torch.save(model)` fail, and a copied hook would keep firing
+    into this process's recorder (facts A2).
+    """
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (getattr, (contextlib.nullcontext(), "__exit__"))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return contextlib.nullcontext().__exit__
+
+    def __copy__(self) -> Any:
+        return contextlib.nullcontext().__exit__
+
+
+class _EnterHook(_Inert):
+    def __init__(self, manager: HookManager) -> None:
+        self.manager = manager
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling() or not self.manager.sees_forward():
+            return
+        self.manager.guard(self.manager.events.on_module_enter, module, args, kwargs)
+
+
+class _LeaveHook(_Inert):
+    def __init__(self, manager: HookManager) -> None:
+        self.manager = manager
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or not self.manager.sees_forward():
+            return
+        if kwargs:
+            args = (*args, *kwargs.values())
+        self.manager.guard(self.manager.events.on_module_leave, module, args, output)
+
+
+class _RootEnterHook(_Inert):
+    def __init__(self, manager: HookManager) -> None:
+        self.manager = manager
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        self.manager.guard(self.manager.events.on_root_forward, args, kwargs)
+
+
+class _RootLeaveHook(_Inert):
+    def __init__(self, manager: HookManager) -> None:
+        self.manager = manager
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+            return
+        self.manager.guard(self.manager.events.on_root_output, output)
+
+
+class _BackwardEndHook(_Inert):
+    """Queues the engine callback twice: the second run is after DDP's reduction."""
+
+    def __init__(self, manager: HookManager) -> None:
+        self.manager = manager
+
+    def __call__(self, parameter: Tensor) -> None:
+        if torch.compiler.is_compiling() or not self.manager.attached:
+            return
+        self.manager.guard(self._queue, self._first)
+
+    def _queue(self, callback: Callable[[], None]) -> None:
+        torch.autograd.Variable._execution_engine.queue_callback(callback)
+
+    def _first(self) -> None:
+        self.manager.guard(self._queue, self._second)
+
+    def _second(self) -> None:
+        if self.manager.attached:
+            self.manager.guard(self.manager.events.on_backward_end)
+
+
+class HookManager:
+    """Hooks of one watch on one model.
+
+    Args:
+        model: The watched module. Held weakly.
+        events: Receives what the hooks see.
+    """
+
+    def __init__(self, model: nn.Module, events: Events) -> None:
+        self.events = events
+        self.attached = False
+        self.armed = False
+        self.failure: str | None = None
+        self._model = weakref.ref(model)
+        self._permanent: list[Any] = []
+        self._module_handles: list[Any] = []
+        self._tensor_handles: list[Any] = []
+        self._accumulate: Any = None
+        self._depth: dict[int, int] = {}
+        self._thread = threading.get_ident()
+
+    # -- attaching ----------------------------------------------------------------
+
+    def attach(self) -> None:
+        """Register the hooks that stay: optimizer steps and the root's forward."""
+        model = self._model()
+        if self.attached or model is None:
+            return
+        self.attached = True
+        self._permanent = [
+            register_optimizer_step_pre_hook(_OptimizerPre(self)),
+            register_optimizer_step_post_hook(_OptimizerPost(self)),
+            model.register_forward_pre_hook(_RootEnterHook(self), with_kwargs=True),
+            model.register_forward_hook(_RootLeaveHook(self)),
+        ]
+
+    def follow_backward(self, parameter: Tensor | None) -> None:
+        """Learn of the end of backward from this parameter's gradient."""
+        if self._accumulate is not None:
+            self._accumulate.remove()
+            self._accumulate = None
+        if parameter is not None and parameter.requires_grad:
+            self._accumulate = parameter.register_post_accumulate_grad_hook(
+                _BackwardEndHook(self)
+            )
+
+    def arm(self) -> None:
+        """Register hooks on every module outside compiled regions."""
+        model = self._model()
+        if model is None or not self.attached or self.armed:
+            return
+        self.armed = True
+        enter, leave = _EnterHook(self), _LeaveHook(self)
+        for _, module, compiled in walk(model):
+            if compiled or isinstance(module, torch.jit.ScriptModule):
+                continue
+            self._module_handles.append(
+                module.register_forward_pre_hook(enter, with_kwargs=True)
+            )
+            self._module_handles.append(
+                module.register_forward_hook(leave, with_kwargs=True)
+            )
+
+    def disarm(self) -> None:
+        """Remove the module and tensor hooks of a probe."""
+        self.armed = False
+        for handle in self._module_handles + self._tensor_handles:
+            handle.remove()
+        self._module_handles.clear()
+        self._tensor_handles.clear()
+
+    def detach(self) -> None:
+        """Remove every hook. Repeated calls do nothing."""
+        self.attached = False
+        self.disarm()
+        self.follow_backward(None)
+        for handle in self._permanent:
+            handle.remove()
+        self._permanent.clear()
+
+    # -- hooks inside a probe -----------------------------------------------------
+
+    def hook_tensor(self, tensor: Tensor, callback: Callable[[Tensor], None]) -> None:
+        """Call back with the gradient of a tensor, once a backward pass."""
+
+        def on_gradient(grad: Tensor) -> None:
+            if self.armed and not torch.is_grad_enabled():
+                self.guard(callback, grad)
+
+        self._tensor_handles.append(tensor.register_hook(on_gradient))
+
+    def hook_node(
+        self, node: Any, callback: Callable[[tuple[Tensor | None, ...]], None]
+    ) -> None:
+        """Call back with the gradients that reach an autograd node."""
+
+        def on_gradients(grads: tuple[Tensor | None, ...]) -> None:
+            if self.armed and not torch.is_grad_enabled():
+                self.guard(callback, grads)
+
+        self._tensor_handles.append(node.register_prehook(on_gradients))
+
+    def sees_forward(self) -> bool:
+        """Whether a forward that runs now is a training forward of an armed probe."""
+        return (
+            self.armed
+            and torch.is_grad_enabled()
+            and not _inside_functorch()
+            and threading.get_ident() == self._owner_thread()
+        )
+
+    def _owner_thread(self) -> int:
+        """The thread that trains; backward threads of an accelerator count as it."""
+        if torch._C._current_graph_task_id() != -1:
+            return threading.get_ident()
+        return self._thread
+
+    # -- optimizer steps ----------------------------------------------------------
+
+    def step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        """Count an outermost step; wrap its closure if it has one."""
+        key = id(optimizer)
+        depth = self._depth.get(key, 0)
+        self._depth[key] = depth + 1
+        if depth > 0 or not self.guard(self.events.owns, optimizer):
+            return None
+        self._thread = threading.get_ident()
+        position = next((n for n, a in enumerate(args) if n and callable(a)), None)
+        closure = kwargs.get("closure") if position is None else args[position]
+        if closure is None:
+            self.guard(self.events.on_step_begin, optimizer)
+            return None
+        wrapped = self._wrap(closure, optimizer)
+        if position is None:
+            return args, {**kwargs, "closure": wrapped}
+        return (*args[:position], wrapped, *args[position + 1 :]), kwargs
+
+    def _wrap(
+        self, closure: Callable[[], Result], optimizer: Optimizer
+    ) -> Callable[[], Result]:
+        """Read gradients after the closure's first run: before it they are stale."""
+        first = True
+
+        def watched_closure() -> Result:
+            nonlocal first
+            loss = closure()
+            if first:
+                first = False
+                self.guard(self.events.on_closure_loss, loss)
+                self.guard(self.events.on_step_begin, optimizer)
+            return loss
+
+        return watched_closure
+
+    def step_end(self, optimizer: Optimizer) -> None:
+        """Report the end of an outermost step."""
+        key = id(optimizer)
+        depth = self._depth.get(key, 1) - 1
+        if depth > 0:
+            self._depth[key] = depth
+            return
+        self._depth.pop(key, None)
+        if self.guard(self.events.owns, optimizer):
+            self.guard(self.events.on_step_end, optimizer)
+
+    # -- failure ------------------------------------------------------------------
+
+    def guard(self, function: Callable[..., Result], *args: Any) -> Result | None:
+        """Run ours; on an error detach, warn once, and let training go on."""
+        if not self.attached:
+            return None
+        try:
+            with torch.no_grad():
+                return function(*args)
+        except Exception:  # noqa: BLE001 - the one place where errors of ours end
+            self._fail(traceback.format_exc())
+            return None
+
+    def _fail(self, reason: str) -> None:
+        self.failure = reason
+        self.detach()
+        with contextlib.suppress(Exception):
+            self.events.on_failure()
+        with warnings.catch_warnings():
+            # A user's `-W error` must not turn our failure into the end of the run.
+            warnings.simplefilter("default", DetachedWarning)
+            warnings.warn(
+                "gradwatch met an error of its own and detached; training is "
+                f"unaffected. Please report it:\n{reason}",
+                DetachedWarning,
+                stacklevel=2,
+            )
+
+
+class _OptimizerPre(_Inert):
+    def __init__(self, manager: HookManager) -> None:
+        self.manager = manager
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or not self.manager.attached:
+            return None
+        return self.manager.step_begin(optimizer, args, kwargs)
+
+
+class _OptimizerPost(_Inert):
+    def __init__(self, manager: HookManager) -> None:
+        self.manager = manager
+
+    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        if torch.compiler.is_compiling() or not self.manager.attached:
+            return
+        self.manager.step_end(optimizer)
+
+
+def _inside_functorch() -> bool:
+    """Whether a functorch transform (vmap, grad) wraps the tensors of this forward."""
+    functorch = getattr(torch._C, "_functorch", None)
+    peek = getattr(functorch, "peek_interpreter_stack", None)
+    return peek is not None and peek() is not None
+
+
+@contextlib.contextmanager
+def hooks_on_copy(copy: nn.Module, inspect: Callable[..., None]) -> Iterator[None]:
+    """Call `inspect(module, args, kwargs, output)` for every module of our own copy.
+
+    Args:
+        copy: A deep copy that only gradwatch runs.
+        inspect: Reads a call; its return value must be None.
+
+    Yields:
+        Nothing; the hooks come off at the end.
+    """
+    handles = [
+        module.register_forward_hook(inspect, with_kwargs=True)
+        for module in copy.modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

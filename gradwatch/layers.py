@@ -1,0 +1,203 @@
+"""What a module is, read from its class and its own parameters; nothing is run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+#: Wrappers' prefixes that are not part of a layer's name.
+_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+_WRAPPERS += ("_checkpoint_wrapped_module.",)
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+_RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
+_CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+_LINEAR = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.modules.conv._ConvNd,
+    nn.MultiheadAttention,
+    *_RECURRENT,
+    *_CELLS,
+)
+#: Activation modules by class name.
+_ACTIVATION_MODULES: dict[str, str] = {
+    "ReLU": "relu",
+    "ReLU6": "relu",
+    "Threshold": "relu",
+    "Tanh": "tanh",
+    "Sigmoid": "sigmoid",
+    "GELU": "gelu",
+    "SiLU": "silu",
+    "ELU": "elu",
+    "SELU": "selu",
+    "CELU": "celu",
+    "LeakyReLU": "leaky_relu",
+    "PReLU": "prelu",
+    "RReLU": "rrelu",
+    "Hardtanh": "hardtanh",
+    "Hardswish": "hardswish",
+    "Hardsigmoid": "hardsigmoid",
+    "Softplus": "softplus",
+    "Softsign": "softsign",
+    "Mish": "mish",
+    "LogSigmoid": "logsigmoid",
+    "Tanhshrink": "tanhshrink",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleFacts:
+    """What gradwatch needs to know of a module.
+
+    Attributes:
+        name: Qualified name, wrappers' prefixes stripped.
+        kind: Class name.
+        leaf: Whether it has no submodules (parametrizations do not count).
+        owns: Whether it owns parameters directly.
+        weight: Whether it is surely a weight layer; None if only its graph can tell.
+        embedding: Whether it looks rows up.
+        norm: Whether it normalises.
+        recurrent: Whether it is an `nn.RNN`, `nn.LSTM` or `nn.GRU`.
+        activation: Lower-case name of the activation it is, or None.
+        unit_dim: Axis of its units: 1 after a convolution or batch norm, else -1.
+        trainable: Whether a parameter of its own requires a gradient.
+        compiled: Whether it runs inside a compiled region.
+    """
+
+    name: str
+    kind: str
+    leaf: bool
+    owns: bool
+    weight: bool | None
+    embedding: bool
+    norm: bool
+    recurrent: bool
+    activation: str | None
+    unit_dim: int
+    trainable: bool
+    compiled: bool = False
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether it is measured: a leaf, or a module with parameters of its own."""
+        return self.leaf or self.owns
+
+
+def own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield a module's own parameters, parametrized ones by their original."""
+    for name, parameter in module.named_parameters(recurse=False):
+        yield name, parameter
+    parametrizations = module._modules.get("parametrizations")
+    if parametrizations is not None:
+        yield from parametrizations.named_parameters()
+
+
+def clean_name(name: str) -> str:
+    """Return a qualified name without the prefixes that wrappers add."""
+    for wrapper in _WRAPPERS:
+        if name.startswith(wrapper):
+            name = name[len(wrapper) :]
+        name = name.replace("." + wrapper, ".")
+    return name
+
+
+def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleFacts:
+    """Return the facts of a module.
+
+    Args:
+        name: Qualified name as `named_modules()` gives it.
+        module: The module. Read only.
+        compiled: Whether it lies inside an `OptimizedModule`.
+
+    Returns:
+        Its facts.
+    """
+    kind = type(module).__name__
+    if kind.startswith("Parametrized"):
+        kind = type(module).__bases__[0].__name__
+    parameters = [parameter for _, parameter in own_parameters(module)]
+    children = [key for key in module._modules if key != "parametrizations"]
+    embedding = isinstance(module, _EMBEDDINGS) or "PositionalEmbedding" in kind
+    norm = "Norm" in kind and not children
+    wide = any(sum(size > 1 for size in p.shape) >= 2 for p in parameters)
+    weight: bool | None = False
+    if isinstance(module, _LINEAR):
+        weight = True
+    elif wide and not embedding and not norm:
+        weight = None
+    return ModuleFacts(
+        name=clean_name(name),
+        kind=kind,
+        leaf=not children,
+        owns=bool(parameters),
+        weight=weight,
+        embedding=embedding,
+        norm=norm,
+        recurrent=isinstance(module, _RECURRENT),
+        activation=_activation_of(kind, module),
+        unit_dim=_unit_dim(module),
+        trainable=any(parameter.requires_grad for parameter in parameters),
+        compiled=compiled,
+    )
+
+
+def _activation_of(kind: str, module: nn.Module) -> str | None:
+    if kind in _ACTIVATION_MODULES:
+        return _ACTIVATION_MODULES[kind]
+    if len(module._modules) == 0 and kind.endswith("Activation"):
+        for word in ("gelu", "silu", "mish", "relu", "tanh", "sigmoid"):
+            if word in kind.lower():
+                return word
+        return kind.removesuffix("Activation").lower()
+    return None
+
+
+def _unit_dim(module: nn.Module) -> int:
+    spatial = (
+        nn.modules.conv._ConvNd,
+        nn.modules.batchnorm._NormBase,
+        nn.GroupNorm,
+    )
+    return 1 if isinstance(module, spatial) else -1
+
+
+def fans(module: nn.Module) -> tuple[int, int] | None:
+    """Return (`fan_in`, `fan_out`) of a module's weight as `torch.nn.init` counts them.
+
+    Returns:
+        The pair; None without a weight of two or more dimensions.
+    """
+    weight = getattr(module, "weight", None)
+    if weight is None:
+        weight = getattr(module, "weight_ih_l0", None)
+    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        return None
+    fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
+    if type(module).__name__ == "Conv1D":  # transformers stores [in, out]
+        return fan_out, fan_in
+    return fan_in, fan_out
+
+
+def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Yield (name, module, compiled) of every module, parametrizations left out.
+
+    `compiled` is True for modules that run inside a compiled region (below an
+    `OptimizedModule`, or compiled in place by `module.compile()`): a hook there would
+    cost graph breaks (facts A4).
+    """
+    compiled_prefixes: list[str] = []
+    for name, module in model.named_modules():
+        if "parametrizations" in name.split("."):
+            continue
+        inside = any(
+            name == prefix or name.startswith(prefix + ".")
+            for prefix in compiled_prefixes
+        )
+        if type(module).__name__ == "OptimizedModule":
+            compiled_prefixes.append(f"{name}._orig_mod" if name else "_orig_mod")
+        elif getattr(module, "_compiled_call_impl", None) is not None:
+            compiled_prefixes.append(name)
+            inside = True
+        yield name, module, inside or compiled_prefixes == [""]

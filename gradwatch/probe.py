@@ -1,0 +1,576 @@
+"""One probe: from the hooks' tensors to a `StepRecord`.
+
+A `Probe` is armed from one step of the clock optimizer to the next. The forward hooks
+hand it module calls, the tensor hooks gradients; `begin_backward` reads the graph while
+it is whole; `read_gradients` runs before an optimizer step, `read_updates` after it.
+Everything is booked in one ledger, and `build` turns the numbers into a record.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradwatch.autograd_graph import Call, Graph, Node
+from gradwatch.layers import ModuleFacts
+from gradwatch.probe_entries import (
+    ActivationEntry,
+    ChainEntry,
+    LayerEntry,
+    PointEntry,
+    UnitMemory,
+)
+from gradwatch.probe_step import StepReadings
+from gradwatch.recurrent import RecurrentCapture
+from gradwatch.settings import Settings
+from gradwatch.statistics import (
+    Ledger,
+    active_units,
+    l2_norm,
+    plain,
+    rms,
+    sample_signal,
+    saturated_share,
+    tensors_in,
+    zero_share,
+)
+from gradwatch.structure import Structure
+from gradwatch.trunk import Chain, build_structure, plan_chains
+
+_SATURATING = ("tanh", "sigmoid")
+_LINEAR_NODES = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "Matmul")
+_LINEAR_NODES += ("MkldnnLinear", "Addmv", "Mv", "Einsum", "Addbmm")
+
+
+class Probe:
+    """Collects one probe.
+
+    Args:
+        facts: Facts of the watched modules by `id(module)`.
+        modules: The modules by clean name.
+        settings: Thresholds of saturation, and limits of what is read.
+        units: Memory of inactive units, kept from probe to probe.
+    """
+
+    def __init__(
+        self,
+        facts: Mapping[int, ModuleFacts],
+        modules: Mapping[str, nn.Module],
+        settings: Settings,
+        units: UnitMemory,
+        silent_outputs: frozenset[int] = frozenset(),
+    ) -> None:
+        self._facts = facts
+        self._modules = modules
+        self._settings = settings
+        self.ledger = Ledger()
+        self.at_step = StepReadings(self.ledger, settings, units)
+        self.layers: list[LayerEntry] = []
+        self.activations: list[ActivationEntry] = []
+        self.chains: list[ChainEntry] = []
+        self.structure: Structure | None = None
+        self.opaque = ""
+        self.loss_ticket: int | None = None
+        self.scale_ticket: int | None = None
+        self.backwards = 0
+        self.nodes_read = 0
+        self.batch_size: int | None = None
+        self.silent_outputs = silent_outputs
+        self._stack: list[tuple[int, LayerEntry | None]] = []
+        self._group = -1
+        self._calls: dict[int, int] = {}
+        self._order = itertools.count()
+        self._pending: list[tuple[int, Tensor]] = []
+        self._root_outputs: dict[int, tuple[Tensor, list[Tensor]]] = {}
+        self._containers: list[tuple[str, Node]] = []
+        self._captures: list[RecurrentCapture] = []
+        self._saved_hooks = False
+        self._fresh_group = True
+        self.loss_is_users = False
+        self.loop_layers: set[str] = set()
+        self._unit_dim = -1
+
+    # -- forward ------------------------------------------------------------------
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
+        """Note a module call before it runs: its inputs' nodes and its group."""
+        facts = self._facts.get(id(module))
+        if facts is None:
+            return
+        is_root = facts.name == ""
+        if is_root or (not self._stack and self._fresh_group):
+            self._start_group(args, kwargs)
+        if not facts.is_layer:
+            self._stack.append((id(module), None))
+            return
+        for _, outer in self._stack[-1:]:
+            if outer is not None:
+                outer.nested = True
+        inputs = [t for t in tensors_in((args, kwargs)) if t.numel()]
+        call = self._calls.get(id(module), 0)
+        self._calls[id(module)] = call + 1
+        entry = LayerEntry(facts, call, self._group, next(self._order))
+        entry.inputs = tuple(t.grad_fn for t in inputs if t.grad_fn is not None)
+        entry.input_shapes = tuple(tuple(t.shape) for t in inputs)
+        raw = next((t for t in inputs if t.grad_fn is None), None)
+        if raw is not None and not entry.inputs:
+            entry.raw_input = (raw.data_ptr(), tuple(raw.shape), raw.dtype)
+        self._stack.append((id(module), entry))
+        if _saved_tensor_hooks_active():
+            self._saved_hooks = True
+
+    def _start_group(self, args: tuple[Any, ...], kwargs: Any) -> None:
+        self._stack.clear()
+        self._group += 1
+        self._calls.clear()
+        self._fresh_group = False
+        first = next(iter(tensors_in((args, kwargs))), None)
+        if first is not None and first.dim() > 0:
+            self.batch_size = int(first.shape[0])
+
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Read a module's output and ask for its gradient."""
+        entry = self._pop(module)
+        facts = self._facts.get(id(module))
+        if facts is None or entry is False:
+            return
+        outputs = [t for t in tensors_in(output) if _differentiable(t)]
+        if not self._stack:
+            self._note_root(output, outputs)
+        if entry is None:
+            if len(outputs) == 1 and outputs[0].grad_fn is not None:
+                self._containers.append((facts.name, outputs[0].grad_fn))
+            return
+        if entry.nested and facts.weight is not True:
+            if len(outputs) == 1 and outputs[0].grad_fn is not None:
+                self._containers.append((facts.name, outputs[0].grad_fn))
+        if entry.call >= self._settings.max_calls:
+            return
+        self._note_layer(module, entry, args, output, outputs)
+
+    def _pop(self, module: nn.Module) -> LayerEntry | None | bool:
+        """Return the entry of the call that ends; False if it never began."""
+        while self._stack:
+            key, entry = self._stack.pop()
+            if key == id(module):
+                return entry
+        return False
+
+    def _note_layer(
+        self,
+        module: nn.Module,
+        entry: LayerEntry,
+        args: tuple[Any, ...],
+        output: Any,
+        outputs: list[Tensor],
+    ) -> None:
+        self.layers.append(entry)
+        entry.requires_grad = bool(outputs)
+        entry.outputs = tuple(t.grad_fn for t in outputs if t.grad_fn is not None)
+        if outputs:
+            dim = entry.facts.unit_dim
+            shape = outputs[0].shape
+            entry.width = int(shape[dim]) if len(shape) > max(dim, 0) else None
+        recomputing = torch._C._current_graph_task_id() != -1
+        first = next((plain(t) for t in tensors_in(output)), None)
+        if first is not None and not recomputing:
+            self._read_output(module, entry, args, first)
+        for number, tensor in enumerate(outputs):
+            self._ask_gradient(entry, number, tensor, args)
+        if entry.facts.recurrent and outputs and isinstance(module, nn.RNNBase):
+            self._capture_recurrent(entry, module, args, output, outputs)
+
+    def _read_output(
+        self, module: nn.Module, entry: LayerEntry, args: tuple[Any, ...], out: Tensor
+    ) -> None:
+        value = rms(out)
+        entry.rms = self.ledger.add(value)
+        on_host = out.device.type == "cpu"
+        if not on_host or not bool(torch.isfinite(value)):
+            for tensor in map(plain, tensors_in(args)):
+                if tensor is not None:
+                    ticket = self.ledger.add(rms(tensor))
+                    assert ticket is not None
+                    entry.input_rms.append(ticket)
+        facts = entry.facts
+        if facts.weight is not False or facts.norm:
+            self._unit_dim = facts.unit_dim
+        if facts.weight is not False and self.batch_size is not None:
+            axis = 0
+            if isinstance(module, nn.RNNBase) and not module.batch_first:
+                axis = 1 if out.dim() == 3 else 0
+                self._learn_batch(args)
+            elif out.dim() == 3 and out.shape[0] != self.batch_size:
+                axis = 1 if out.shape[1] == self.batch_size else 0
+            entry.signal = self.ledger.add(sample_signal(out, self.batch_size, axis))
+        if facts.activation is not None and facts.leaf:
+            self._read_activation(entry, out)
+
+    def _learn_batch(self, args: tuple[Any, ...]) -> None:
+        """An RNN with `batch_first=False` says which axis of the input is the batch."""
+        first = next(iter(tensors_in(args)), None)
+        if first is not None and first.dim() == 3 and self.batch_size == first.shape[0]:
+            self.batch_size = int(first.shape[1])
+
+    def _read_activation(self, module: LayerEntry, out: Tensor) -> None:
+        name = module.facts.activation or ""
+        layer = module.facts.name
+        entry = ActivationEntry(layer, name, module.call, False, module.group, module)
+        self._read_activation_values(entry, out, self._units_of(out))
+
+    def _units_of(self, out: Tensor) -> int:
+        """Return the axis of the units: the last weight layer or norm run says it."""
+        if out.dim() == 3:
+            return self._unit_dim
+        return 1 if out.dim() >= 4 else -1
+
+    def _read_activation_values(
+        self, entry: ActivationEntry, out: Tensor, unit_dim: int
+    ) -> None:
+        if entry.activation == "relu":
+            entry.zero = self.ledger.add(zero_share(out))
+            entry.active = active_units(out, unit_dim)
+            entry.num_units = int(entry.active.numel())
+        elif entry.activation in _SATURATING:
+            share = saturated_share(
+                out,
+                entry.activation,
+                self._settings.tanh_saturation,
+                self._settings.sigmoid_saturation,
+            )
+            entry.saturated = self.ledger.add(share)
+        else:
+            return
+        self.activations.append(entry)
+
+    def _ask_gradient(
+        self, entry: LayerEntry, number: int, tensor: Tensor, args: tuple[Any, ...]
+    ) -> None:
+        target = tensor
+        if tensor._is_view():
+            base = tensor._base
+            inputs = {id(t) for t in tensors_in(args)}
+            if (
+                base is not None
+                and base.numel() == tensor.numel()
+                and base.requires_grad
+                and id(base) not in inputs
+            ):
+                target = base
+        tickets = entry.grads.setdefault(number, [])
+
+        def on_gradient(grad: Tensor) -> None:
+            self._on_gradient(tickets, grad)
+
+        self.hook_tensor(target, on_gradient)
+
+    def hook_tensor(self, tensor: Tensor, callback: Any) -> None:
+        """Register a tensor hook; replaced by `hooks.py`, which guards it."""
+        raise NotImplementedError
+
+    def hook_node(self, node: Node, callback: Any) -> None:
+        """Register a node prehook; replaced by `hooks.py`, which guards it."""
+        raise NotImplementedError
+
+    def _on_gradient(self, tickets: list[int], grad: Tensor) -> None:
+        values = plain(grad)
+        if values is not None:
+            ticket = self.ledger.add(l2_norm(values))
+            assert ticket is not None
+            tickets.append(ticket)
+
+    def _note_root(self, output: Any, outputs: list[Tensor]) -> None:
+        """Remember the outputs from which the loss will be computed."""
+        loss = _loss_of(output)
+        if loss is not None:
+            outputs = [loss] if _differentiable(loss) else outputs
+            self.loss_ticket = self.ledger.add(loss.detach().double())
+            self.loss_is_users = True
+        for number, tensor in enumerate(outputs):
+            if tensor.grad_fn is None or number in self.silent_outputs:
+                continue
+            self._pending.append((number, tensor))
+            cotangents: list[Tensor] = []
+            if len(self._root_outputs) < 16:
+                self._root_outputs[len(self._root_outputs)] = (
+                    tensor.detach(),
+                    cotangents,
+                )
+
+            def on_root(grad: Tensor, box: list[Tensor] = cotangents) -> None:
+                self.begin_backward()
+                box.append(grad.detach())
+
+            self.hook_tensor(tensor, on_root)
+
+    def _capture_recurrent(
+        self,
+        entry: LayerEntry,
+        module: nn.RNNBase,
+        args: tuple[Any, ...],
+        output: Any,
+        outputs: list[Tensor],
+    ) -> None:
+        final = output[1] if isinstance(output[1], tuple) else (output[1],)
+        sequence = next(iter(tensors_in(output[0])))
+        every = (sequence, *final)
+        state = args[1] if len(args) > 1 else None
+        hidden = None
+        if state is not None:
+            hidden = state if isinstance(state, tuple) else (state,)
+        capture = RecurrentCapture(
+            entry.facts.name, module, args[0], hidden, (), [None] * len(every)
+        )
+        self._captures.append(capture)
+        for number, tensor in enumerate(every):
+            if not _differentiable(tensor):
+                continue
+
+            def on_cotangent(grad: Tensor, number: int = number) -> None:
+                capture.cotangents[number] = grad.detach().clone()
+
+            self.hook_tensor(tensor, on_cotangent)
+
+    # -- backward -----------------------------------------------------------------
+
+    def begin_backward(self) -> None:
+        """Read the graph of the pending outputs once, before it is consumed."""
+        pending, self._pending = self._pending, []
+        self._fresh_group = True
+        if not pending:
+            return
+        self.backwards += 1
+        roots = [t.grad_fn for _, t in pending if t.grad_fn is not None]
+        calls = self._graph_calls()
+        containers, self._containers = self._containers, []
+        graph = Graph(roots, list(calls), containers)
+        self.nodes_read += len(graph.nodes)
+        self._settle_weights(graph, calls)
+        self._find_loops(graph, calls)
+        chains = plan_chains(graph)
+        self._note_opaque(graph, calls)
+        self._hook_chains(graph, chains, calls)
+        self._read_functional(graph)
+        self._place_activations(graph, calls)
+        if self.structure is None:
+            self.structure = self._build_structure(graph, chains)
+        for entry in calls.values():
+            entry.inputs = entry.outputs = ()
+
+    def _graph_calls(self) -> dict[Call, LayerEntry]:
+        calls = {}
+        batch = self.batch_size
+        for entry in self.layers:
+            if not entry.outputs or (entry.nested and entry.facts.weight is not True):
+                continue
+            facts = entry.facts
+            call = Call(
+                layer=facts.name,
+                call=entry.call,
+                order=entry.order,
+                kind=facts.kind,
+                weight=facts.weight is True,
+                embedding=facts.embedding,
+                norm=facts.norm,
+                activation=facts.activation,
+                inputs=entry.inputs,
+                outputs=entry.outputs,
+                raw_input=entry.raw_input,
+                has_batch=_has_batch(entry.input_shapes, batch),
+                width=entry.width,
+            )
+            calls[call] = entry
+        return calls
+
+    def _find_loops(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
+        """Mark modules that run many times on their own output: time, not depth."""
+        by_layer: dict[str, list[Call]] = {}
+        for call, entry in calls.items():
+            if call.weight and entry.group == self._group:
+                by_layer.setdefault(call.layer, []).append(call)
+        for layer, runs in by_layer.items():
+            if len(runs) < self._settings.cell_loop_calls:
+                continue
+            if graph.reaches(runs[1].inputs, runs[0].outputs):
+                self.loop_layers.add(layer)
+                for call in runs:
+                    call.loops = True
+
+    def _settle_weights(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
+        """A module with a matrix of its own is a weight layer if it multiplies by it."""
+        unsure = {call for call, e in calls.items() if e.facts.weight is None}
+        for index, owner in enumerate(graph.owner):
+            if owner in unsure and graph.names[index].startswith(_LINEAR_NODES):
+                owner.weight = True
+        for call, entry in calls.items():
+            entry.weight = call.weight
+
+    def _note_opaque(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
+        if graph.opaque_nodes:
+            self.opaque = (
+                f"the autograd graph is opaque ({graph.opaque_nodes[0]}: checkpointing "
+                "with use_reentrant=True, or a compiled region)"
+            )
+
+    def _hook_chains(
+        self, graph: Graph, chains: Sequence[Chain], calls: dict[Call, LayerEntry]
+    ) -> None:
+        for chain in chains:
+            points = []
+            for point in chain.points:
+                entry = None
+                tickets: list[int] = []
+                own = None if point.call is None else graph.output_index(point.call)
+                if point.call is not None and own == point.index:
+                    entry = calls[point.call]
+                else:
+                    self._hook_node(graph.nodes[point.index], tickets)
+                width = point.call.width if point.call is not None else None
+                points.append(
+                    PointEntry(point.label, point.layer, entry, tickets, width)
+                )
+            self.chains.append(ChainEntry(chain.source, chain.main, points))
+
+    def _hook_node(self, node: Node, tickets: list[int]) -> None:
+        def on_gradients(grads: tuple[Tensor | None, ...]) -> None:
+            for grad in grads:
+                if grad is not None:
+                    self._on_gradient(tickets, grad)
+
+        self.hook_node(node, on_gradients)
+
+    def _read_functional(self, graph: Graph) -> None:
+        """Read functional activations from what their nodes saved for backward."""
+        if self._saved_hooks:
+            return
+        counts: dict[tuple[str, str], int] = {}
+        for index in graph.order:
+            name = None if graph.owner[index] else graph.activation_name(index)
+            if name not in ("relu", *_SATURATING):
+                continue
+            result = _saved_result(graph.nodes[index])
+            if result is None:
+                continue
+            feeding = graph.nearest_weight(index)
+            layer = feeding.layer if feeding is not None else f"{name} (functional)"
+            call = counts.get((layer, name), 0)
+            counts[layer, name] = call + 1
+            if call >= self._settings.max_calls:
+                continue
+            entry = ActivationEntry(layer, name, call, True, self._group)
+            entry.hidden = graph.weight_above[index]
+            entry.gate = graph.is_gate(index)
+            dim = 1 if result.dim() >= 4 else -1
+            if feeding is not None and result.dim() == 3:
+                dim = self._facts_named(feeding.layer).unit_dim
+            self._read_activation_values(entry, result, dim)
+
+    def _facts_named(self, layer: str) -> ModuleFacts:
+        return self._facts[id(self._modules[layer])]
+
+    def _place_activations(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
+        """Say of activation modules whether they are hidden or gates, and after what."""
+        by_entry = {id(entry): call for call, entry in calls.items()}
+        for activation in self.activations:
+            if activation.module is None:
+                continue
+            call = by_entry.get(id(activation.module))
+            index = graph.output_index(call) if call is not None else None
+            activation.module = None
+            if call is None or index is None:
+                continue
+            activation.hidden = graph.weight_above[index]
+            activation.gate = graph.is_gate(index)
+            feeding = graph.nearest_weight(index)
+            if feeding is not None:
+                activation.layer = feeding.layer
+
+    def _build_structure(self, graph: Graph, chains: Sequence[Chain]) -> Structure:
+        facts = {f.name: f for f in self._facts.values()}
+        called = list(dict.fromkeys(entry.facts.name for entry in self.layers))
+        return build_structure(
+            graph, chains, facts, self._modules, called, self.batch_size, self.opaque
+        )
+
+    def fallback_structure(self, reason: str) -> Structure:
+        """Return a structure from execution order alone."""
+        facts = {f.name: f for f in self._facts.values()}
+        called = list(dict.fromkeys(entry.facts.name for entry in self.layers))
+        return build_structure(
+            None, (), facts, self._modules, called, self.batch_size, reason
+        )
+
+    # -- the optimizer step -------------------------------------------------------
+
+    def read_step(self) -> None:
+        """Read what belongs to the clock's step, while the weights are as they were."""
+        captures, self._captures = self._captures, []
+        self.at_step.replay_recurrent(captures)
+        self.at_step.read_units(self.activations)
+        outputs, self._root_outputs = self._root_outputs, {}
+        if self.loss_ticket is None:
+            self.loss_ticket = self.at_step.read_loss(outputs.values())
+
+    def drop_references(self) -> None:
+        """Let go of every tensor and node of the step."""
+        self._pending.clear()
+        self._root_outputs.clear()
+        self._containers.clear()
+        self._captures.clear()
+        self._stack.clear()
+        for entry in self.layers:
+            entry.inputs = entry.outputs = ()
+        for parameter in self.at_step.parameters.values():
+            parameter.before = None
+
+
+def _differentiable(tensor: Tensor) -> bool:
+    return (
+        tensor.requires_grad
+        and (tensor.is_floating_point() or tensor.is_complex())
+        and tensor.numel() > 0
+    )
+
+
+def _has_batch(shapes: Sequence[tuple[int, ...]], batch: int | None) -> bool:
+    """Whether a shape has the batch size in it, also flattened with positions."""
+    if batch is None or batch < 2:
+        return True
+    return any(
+        (len(shape) > 0 and shape[0] > 0 and shape[0] % batch == 0)
+        or (len(shape) > 1 and shape[1] == batch)
+        for shape in shapes
+    )
+
+
+def _loss_of(output: Any) -> Tensor | None:
+    """Return `output.loss` (or its key) where a model computes its own loss."""
+    loss = getattr(output, "loss", None)
+    if loss is None and isinstance(output, Mapping):
+        loss = output.get("loss")
+    if isinstance(loss, Tensor) and loss.numel() == 1:
+        return loss
+    return None
+
+
+def _saved_result(node: Node) -> Tensor | None:
+    """Return what an activation node saved; None if it is gone or was changed."""
+    for name in ("_saved_result", "_saved_self"):
+        try:
+            saved = getattr(node, name, None)
+        except RuntimeError:
+            return None
+        if isinstance(saved, Tensor):
+            return plain(saved)
+    return None
+
+
+def _saved_tensor_hooks_active() -> bool:
+    """Whether saved tensors are packed (checkpointing, offloading): do not unpack."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return True if top is None else top(True) is not None

@@ -1,0 +1,123 @@
+"""What a probe reads at the optimizer step: gradients, updates, units, time, loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from torch import Tensor
+
+from gradwatch.losses import recognise_loss
+from gradwatch.probe_entries import ActivationEntry, ParameterEntry, UnitMemory
+from gradwatch.recurrent import RecurrentCapture, Replayed, replay
+from gradwatch.settings import Settings
+from gradwatch.statistics import (
+    Ledger,
+    foreach_norms,
+    plain,
+    rescue,
+    sample_parameter,
+    update_norm,
+    zero_share,
+)
+
+#: Recurrent calls replayed a probe: a model with more of them shows the first ones.
+_MAX_REPLAYS = 4
+
+
+class StepReadings:
+    """Readings around one optimizer step, booked in the probe's ledger.
+
+    Args:
+        ledger: The probe's ledger.
+        settings: Limits of what is read.
+        units: Memory of inactive units, kept from probe to probe.
+    """
+
+    def __init__(self, ledger: Ledger, settings: Settings, units: UnitMemory) -> None:
+        self.ledger = ledger
+        self.parameters: dict[str, ParameterEntry] = {}
+        self.profiles: list[tuple[Replayed, int]] = []
+        self._limit = settings.update_entries
+        self._window = settings.dead_window
+        self._units = units
+
+    def read_gradients(
+        self, parameters: Mapping[str, Tensor], owned: set[int] | None, zeros: bool
+    ) -> None:
+        """Read gradients and a sample of the weights before an optimizer step.
+
+        Args:
+            parameters: Watched parameters by name.
+            owned: Ids of the parameters of the optimizer that steps; None for all.
+            zeros: Whether to count exactly zero entries (16-bit training).
+        """
+        chosen = []
+        for name, parameter in parameters.items():
+            if owned is not None and id(parameter) not in owned:
+                continue
+            layer = name.split(".parametrizations.")[0].split("parametrizations.")[0]
+            if layer == name:
+                layer = name.rpartition(".")[0]
+            entry = ParameterEntry(name, layer, parameter)
+            self.parameters[name] = entry
+            if not parameter.requires_grad:
+                continue
+            entry.before = sample_parameter(parameter, self._limit)
+            if entry.before is not None:
+                entry.before_norm = self.ledger.add(entry.before.norm)
+                entry.entries = entry.before.entries.numel()
+            grad = None if parameter.grad is None else plain(parameter.grad)
+            if grad is not None:
+                chosen.append((entry, grad))
+        norms = foreach_norms([grad for _, grad in chosen])
+        for (entry, grad), norm in zip(chosen, norms, strict=True):
+            exact = rescue(grad, norm) if grad.device.type == "cpu" else norm
+            entry.grad = self.ledger.add(exact)
+            if zeros:
+                entry.zeros = self.ledger.add(zero_share(grad))
+
+    def read_updates(self) -> None:
+        """Read what the optimizer applied, and replay recurrent layers."""
+        for entry in self.parameters.values():
+            if entry.before is None or entry.update is not None:
+                continue
+            norm = update_norm(entry.before, entry.parameter, self._limit)
+            entry.update = self.ledger.add(norm)
+            entry.before = None
+
+    def replay_recurrent(self, captures: Sequence[RecurrentCapture]) -> None:
+        """Book the time profiles; runs before the step, while weights are as they were."""
+        for capture in captures[:_MAX_REPLAYS]:
+            for profile in replay(capture):
+                ticket = self.ledger.add(profile.norms)
+                if ticket is not None:
+                    self.profiles.append((profile, ticket))
+
+    def read_units(self, activations: Sequence[ActivationEntry]) -> None:
+        """Count inactive units over the window, once a probe."""
+        masks: dict[tuple[str, str, int], Tensor] = {}
+        kept: dict[tuple[str, str, int], ActivationEntry] = {}
+        for entry in activations:
+            if entry.active is None:
+                continue
+            key = (entry.layer, entry.activation, entry.call)
+            if key in masks and masks[key].shape == entry.active.shape:
+                masks[key] = masks[key] | entry.active
+            else:
+                masks[key] = entry.active
+            kept[key] = entry
+            entry.active = None
+        for key, entry in kept.items():
+            dead, entry.window = self._units.update(key, masks[key], self._window)
+            entry.dead = self.ledger.add(dead)
+
+    def read_loss(
+        self, outputs: Iterable[tuple[Tensor, Sequence[Tensor]]]
+    ) -> int | None:
+        """Recognise the loss from the root's output and its gradient."""
+        for tensor, cotangents in outputs:
+            if cotangents and tensor.is_floating_point():
+                value = recognise_loss(tensor, cotangents[-1])
+                if value is not None:
+                    return self.ledger.add(value)
+        return None

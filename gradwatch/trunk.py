@@ -1,0 +1,383 @@
+"""Chains of trunk points, layer roles and residual spans, planned on a `Graph`.
+
+The trunk of a stream is what *every* gradient path from the loss to its source passes
+through (facts B2b): each weight layer of a plain net, the residual stream of a residual
+one. A second stream (an encoder behind cross-attention) is a chain of its own, and ends
+where it joins the stream that owns the rest.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+from torch import nn
+
+from gradwatch.autograd_graph import Call, Graph
+from gradwatch.layers import ModuleFacts, fans, own_parameters
+from gradwatch.structure import LayerInfo, ResidualSpan, Role, Structure
+
+#: Node kinds at which the gradients of two paths may meet without being a trunk point.
+_MAX_SPAN_NODES = 4000
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A trunk point to be measured.
+
+    Attributes:
+        index: Node index in the graph.
+        label: What a reader calls it.
+        layer: Layer it stands for.
+        call: The call whose output it is, if it is one.
+    """
+
+    index: int
+    label: str
+    layer: str
+    call: Call | None
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Points of one stream, source first."""
+
+    source: str
+    points: tuple[Point, ...]
+    main: bool
+
+
+def plan_chains(graph: Graph) -> list[Chain]:
+    """Return the chains of all streams, the main one first.
+
+    Args:
+        graph: Graph of one forward.
+
+    Returns:
+        Chains of at least 3 points.
+    """
+    streams: dict[tuple[int, ...], tuple[str, list[list[Point]]]] = {}
+    for group in _groups(graph.sources):
+        segments = _segments(graph, group)
+        key = tuple(point.index for segment in segments for point in segment)
+        if key:
+            streams.setdefault(key, (group[0].layer, segments))
+    cut = _cut_at_joins(graph, list(streams.values()))
+    chains = [
+        Chain(source if number == 0 else segment[0].layer, tuple(segment), main=False)
+        for source, segments in cut
+        for number, segment in enumerate(segments)
+        if len(segment) >= 3
+    ]
+    chains.sort(key=lambda chain: -len(chain.points))
+    return [replace(chain, main=n == 0) for n, chain in enumerate(chains)]
+
+
+def _groups(sources: Sequence[Call]) -> list[list[Call]]:
+    """Group sources that read the same raw input, as query, key and value do."""
+    groups: dict[object, list[Call]] = {}
+    for call in sources:
+        key = id(call) if call.embedding else call.raw_input or id(call)
+        groups.setdefault(key, []).append(call)
+    return list(groups.values())
+
+
+def _segments(graph: Graph, group: Sequence[Call]) -> list[list[Point]]:
+    """Return the trunk points of a stream, cut at reductions over positions."""
+    paths = []
+    for call in group:
+        index = graph.output_index(call)
+        if index is not None:
+            paths.append(graph.dominators(index))
+    if not paths:
+        return []
+    shared = set(paths[0]).intersection(*paths[1:])
+    segments: list[list[Point]] = [[]]
+    for index in (i for i in paths[0] if i in shared):
+        if graph.is_reduction(index) and segments[-1]:
+            segments.append([])
+        point = _point(graph, index)
+        if point is not None and point.index not in {p.index for p in segments[-1]}:
+            segments[-1].append(point)
+    return [segment for segment in segments if segment]
+
+
+def _point(graph: Graph, index: int) -> Point | None:
+    """Return the trunk point at a dominator, None if it is not one.
+
+    Points are outputs of weight layers and joins below the head. The scale of a tensor
+    that only a norm reads is free, so its point moves behind the norm.
+    """
+    if not graph.weight_above[index]:
+        return None
+    call = graph.outputs_of.get(index)
+    if call is not None and call.weight:
+        if call.loops:
+            return None
+        return Point(_behind_norm(graph, index), call.layer, call.layer, call)
+    if graph.owner[index] is None and len(graph.carrying_children(index)) >= 2:
+        nearest = graph.nearest_weight(index)
+        if nearest is None or nearest.loops:
+            return None
+        label = graph.container_label(index) or f"{nearest.layer} (sum)"
+        return Point(_behind_norm(graph, index), label, nearest.layer, None)
+    return None
+
+
+def _behind_norm(graph: Graph, index: int) -> int:
+    behind = graph.norm_that_alone_reads(index)
+    if behind is None or not _continues(graph, behind):
+        return index
+    return behind
+
+
+def _continues(graph: Graph, index: int) -> bool:
+    """Whether more than the head reads a node: the final norm of a stream stays out."""
+    readers = {id(call) for call in _weight_readers(graph, index)}
+    return any(id(call) in readers and not graph.is_head(call) for call in graph.calls)
+
+
+def _weight_readers(graph: Graph, index: int) -> list[Call]:
+    """Return the weight calls reached first when walking up from a node."""
+    found: list[Call] = []
+    seen = {index}
+    stack = list(graph.parents[index])
+    while stack:
+        above = stack.pop()
+        if above in seen:
+            continue
+        seen.add(above)
+        call = graph.owner[above]
+        if call is not None and call.weight:
+            found.append(call)
+        else:
+            stack.extend(graph.parents[above])
+    return found
+
+
+def _cut_at_joins(
+    graph: Graph, streams: list[tuple[str, list[list[Point]]]]
+) -> list[tuple[str, list[list[Point]]]]:
+    """Give what several streams share to the stream that runs straight into it."""
+    result = []
+    for number, (source, segments) in enumerate(streams):
+        others = {
+            point.index
+            for other, (_, theirs) in enumerate(streams)
+            if other != number
+            for segment in theirs
+            for point in segment
+        }
+        flat = [point for segment in segments for point in segment]
+        first = next((p for p in flat if p.index in others), None)
+        if first is None or _owns(graph, number, streams, first):
+            result.append((source, segments))
+            continue
+        private = [
+            [p for p in segment if p.index not in others] for segment in segments
+        ]
+        result.append((source, [segment for segment in private if segment]))
+    return result
+
+
+def _owns(
+    graph: Graph,
+    number: int,
+    streams: list[tuple[str, list[list[Point]]]],
+    join: Point,
+) -> bool:
+    """Whether a stream reaches a shared point by the shortest way (a skip path)."""
+    lengths = {}
+    for other, (source, segments) in enumerate(streams):
+        flat = [point.index for segment in segments for point in segment]
+        if join.index not in flat:
+            continue
+        position = flat.index(join.index)
+        if position > 0:
+            below = flat[position - 1]
+        else:
+            call = next(c for c in graph.sources if c.layer == source)
+            below = graph.output_index(call) or 0
+        lengths[other] = _distance(graph, join.index, below)
+    return lengths[number] == min(lengths.values())
+
+
+def _distance(graph: Graph, start: int, goal: int) -> int:
+    """Return the number of edges on the shortest way down from `start` to `goal`."""
+    level, seen, steps = [start], {start}, 0
+    while level:
+        if goal in level:
+            return steps
+        below = dict.fromkeys(c for i in level for c in graph.children[i])
+        level = [i for i in below if i not in seen]
+        seen.update(level)
+        steps += 1
+    return steps
+
+
+def find_spans(graph: Graph) -> tuple[ResidualSpan, ...]:
+    """Return the residual and concatenation joins, in execution order."""
+    spans = []
+    for index in graph.joins():
+        children = graph.carrying_children(index)
+        body = _body(graph, children[0], children[1])
+        if not body:
+            continue
+        body.sort(key=lambda call: call.order)
+        kind = "cat" if graph.names[index] in {"Cat", "Stack"} else "add"
+        label = graph.container_label(index) or f"{body[-1].layer} (sum)"
+        names = tuple(dict.fromkeys(call.layer for call in body))
+        spans.append(ResidualSpan(label, names, kind, _norm_side(graph, index, body)))
+    return tuple(reversed(spans))
+
+
+def _norm_side(graph: Graph, join: int, body: Sequence[Call]) -> str | None:
+    if graph.norm_that_alone_reads(join) is not None:
+        return "post"
+    return "pre" if body[0].norm else None
+
+
+def _body(graph: Graph, left: int, right: int) -> list[Call]:
+    """Return the calls on the longer branch between a join and its split.
+
+    The split is the nearest common ancestor, found by repeatedly expanding the younger
+    node (facts A5).
+    """
+    marks = {left: 1}
+    marks[right] = marks.get(right, 0) | 2
+    heap = [(-_age(graph, i), i) for i in marks]
+    heapq.heapify(heap)
+    branches: dict[int, dict[int, Call]] = {1: {}, 2: {}}
+    for _ in range(_MAX_SPAN_NODES):
+        if not heap:
+            break
+        _, index = heapq.heappop(heap)
+        mark = marks[index]
+        if mark == 3:
+            break
+        call = graph.owner[index]
+        if call is not None:
+            branches[mark].setdefault(id(call), call)
+        for child in graph.carrying_children(index):
+            if child not in marks:
+                heapq.heappush(heap, (-_age(graph, child), child))
+            marks[child] = marks.get(child, 0) | mark
+    sides = [list(branch.values()) for branch in branches.values()]
+    body = max(sides, key=lambda side: sum(call.weight for call in side))
+    return body if any(call.weight for call in body) else []
+
+
+def _age(graph: Graph, index: int) -> int:
+    number = getattr(graph.nodes[index], "_sequence_nr", None)
+    return int(number()) if callable(number) else -index
+
+
+def build_structure(
+    graph: Graph | None,
+    chains: Sequence[Chain],
+    facts: Mapping[str, ModuleFacts],
+    modules: Mapping[str, nn.Module],
+    called: Sequence[str],
+    batch_size: int | None,
+    reason: str = "",
+) -> Structure:
+    """Return the structure as plain data.
+
+    Args:
+        graph: Graph of the forward; None if it could not be read.
+        chains: Its chains.
+        facts: Facts of every watched module by name.
+        modules: The modules by name.
+        called: Names of the leaf layers in execution order.
+        batch_size: Batch size of the root's input.
+        reason: Why the graph could not be read, if it could not.
+
+    Returns:
+        The structure.
+    """
+    first_calls: dict[str, Call] = {}
+    for call in graph.calls if graph is not None else ():
+        first_calls.setdefault(call.layer, call)
+    on_trunk = {p.layer for chain in chains for p in chain.points if p.call is not None}
+    order = {name: position for position, name in enumerate(called)}
+    layers: dict[str, LayerInfo] = {}
+    names = sorted(
+        (n for n, f in facts.items() if f.is_layer and (f.leaf or n in first_calls)),
+        key=lambda name: order.get(name, len(order)),
+    )
+    for name in names:
+        info = _layer_info(facts[name], modules[name], order.get(name, -1))
+        call = first_calls.get(name)
+        if graph is not None and call is not None:
+            info = _with_graph(info, graph, call, name in on_trunk)
+        elif info.order < 0 and info.num_parameters:
+            info = replace(info, role=Role.UNUSED)
+        layers[name] = info
+    heads = tuple(n for n, info in layers.items() if info.role is Role.HEAD)
+    hidden = [
+        n
+        for n, info in layers.items()
+        if info.is_weight and info.order >= 0 and info.role is not Role.HEAD
+    ]
+    return Structure(
+        layers=MappingProxyType(layers),
+        spans=find_spans(graph) if graph is not None else (),
+        known=graph is not None and not reason,
+        reason=reason,
+        last_hidden=hidden[-1] if hidden else None,
+        heads=heads,
+        batch_size=batch_size,
+    )
+
+
+def _layer_info(facts: ModuleFacts, module: nn.Module, order: int) -> LayerInfo:
+    role = Role.OTHER
+    if facts.embedding:
+        role = Role.EMBEDDING
+    elif facts.norm:
+        role = Role.NORM
+    elif facts.activation is not None:
+        role = Role.ACTIVATION
+    elif facts.recurrent:
+        role = Role.RECURRENT
+    sizes = fans(module)
+    weight = getattr(module, "weight", None)
+    std = None
+    if sizes is not None and weight is not None and weight.numel() > 1:
+        std = float(weight.detach().float().std())
+    return LayerInfo(
+        name=facts.name,
+        kind=facts.kind,
+        role=role,
+        order=order,
+        is_weight=facts.weight is True,
+        trainable=facts.trainable,
+        num_parameters=sum(p.numel() for _, p in own_parameters(module)),
+        fan_in=sizes[0] if sizes else None,
+        fan_out=sizes[1] if sizes else None,
+        weight_std=std,
+    )
+
+
+def _with_graph(info: LayerInfo, graph: Graph, call: Call, trunk: bool) -> LayerInfo:
+    if not call.weight:
+        return info
+    node, norm = graph.following(call)
+    activation = None if node is None else graph.activation_name(node)
+    functional = node is not None and graph.owner[node] is None
+    role = info.role
+    if graph.output_index(call) is not None:
+        if graph.is_head(call):
+            role = Role.HEAD
+        elif role is not Role.RECURRENT:
+            role = Role.TRUNK if trunk else Role.BRANCH
+    return replace(
+        info,
+        is_weight=True,
+        role=role,
+        activation=activation,
+        norm=norm,
+        functional_activation=functional,
+    )
