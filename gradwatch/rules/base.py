@@ -53,7 +53,7 @@ class Rule(ABC):
         *,
         severity: Severity,
         message: str,
-        help: str,  # noqa: A002 - the field of Finding has this name
+        help: str,
         evidence: tuple[Evidence, ...],
         layers: tuple[str, ...] = (),
         **more: Any,

@@ -1,0 +1,46 @@
+"""What the loss says, where it is known: flat, risen, learning."""
+
+from __future__ import annotations
+
+import math
+
+from gradwatch.history import History
+from gradwatch.settings import Settings
+
+#: Newest loss over first loss from which the loss counts as risen (facts B2b).
+RISEN = 2.0
+
+
+def steps_known(history: History) -> int:
+    """Return the steps between the first and the newest known loss, 0 without two."""
+    steps = [step for step, loss in history.losses() if math.isfinite(loss)]
+    return steps[-1] - steps[0] if len(steps) >= 2 else 0
+
+
+def is_flat(history: History, settings: Settings, min_steps: int) -> bool | None:
+    """Say whether the loss has hardly fallen.
+
+    Args:
+        history: What was measured.
+        settings: `flat_loss_ratio` is the share of the first loss.
+        min_steps: Steps the loss must be known over.
+
+    Returns:
+        Whether it is flat or risen; None if it is not known for long enough.
+    """
+    ratio = history.loss_ratio()
+    if ratio is None or steps_known(history) < min_steps:
+        return None
+    return ratio > settings.flat_loss_ratio
+
+
+def is_learning(history: History, settings: Settings) -> bool:
+    """Whether the loss is known and below `learning_loss_ratio` of its first value."""
+    ratio = history.loss_ratio()
+    return ratio is not None and ratio <= settings.learning_loss_ratio
+
+
+def has_risen(history: History) -> bool:
+    """Whether the loss is known and above twice its first value."""
+    ratio = history.loss_ratio()
+    return ratio is not None and ratio >= RISEN

@@ -1,0 +1,144 @@
+"""The gradient of a recurrent layer by time step: loss, gain, horizon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gradwatch.records import StepRecord, TimeProfile
+
+#: Fewest time steps that make a profile.
+MIN_STEPS = 4
+#: log10 of the smallest normal float32, below which a gradient underflows to zero.
+_SMALLEST_NORMAL = math.log10(1.1754944e-38)
+#: Decades a profile must fall before zeros at its far end count as underflow and not
+#: as padding or a detached state (chosen: float16 alone spans 7).
+_UNDERFLOW_FALL = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class TimeChange:
+    """How a gradient changes on its way back through time.
+
+    Attributes:
+        decades: Decades lost (fading) or gained (growing), at least zero.
+        start: Index of the time step it comes from: the peak, or the last read one.
+        end: Index of the time step it ends at, towards the first.
+        underflow: Whether the far end is exactly zero, so that `decades` is a least
+            value.
+        steps: Time steps of the profile without padding.
+    """
+
+    decades: float
+    start: int
+    end: int
+    underflow: bool
+    steps: int
+
+    @property
+    def per_step(self) -> float:
+        """Decades per time step."""
+        return self.decades / max(1, self.start - self.end)
+
+
+def trimmed(norms: Sequence[float]) -> list[float]:
+    """Return the profile without the zeros after its last non-zero step (padding)."""
+    values = [norm if math.isfinite(norm) else 0.0 for norm in norms]
+    while values and values[-1] <= 0.0:
+        values.pop()
+    return values
+
+
+def fading(norms: Sequence[float]) -> TimeChange | None:
+    """Return what the gradient loses from its peak to the far end of its reach.
+
+    The reach ends at the lowest step before the peak; a dip of one single step is
+    not an end, because a closed gate or an empty input makes one.
+
+    Args:
+        norms: Norms in the order in which the recurrence runs.
+
+    Returns:
+        The loss; None with fewer than 4 time steps.
+    """
+    values = trimmed(norms)
+    if len(values) < MIN_STEPS:
+        return None
+    zeros = next(i for i, value in enumerate(values) if value > 0.0)
+    peak = max(range(len(values)), key=values.__getitem__)
+    steps = len(values)
+    if peak == zeros:
+        return TimeChange(0.0, peak, peak, False, steps)
+    log = [math.log10(v) if v > 0 else -math.inf for v in values]
+    smooth = [log[zeros]] + [
+        max(log[max(zeros, i - 1) : i + 2]) for i in range(zeros + 1, peak)
+    ]
+    end = zeros + min(range(len(smooth)), key=smooth.__getitem__)
+    decades = log[peak] - smooth[end - zeros]
+    if zeros and log[peak] - log[zeros] >= _UNDERFLOW_FALL:
+        least = log[peak] - _SMALLEST_NORMAL
+        return TimeChange(max(decades, least), peak, zeros - 1, True, steps)
+    return TimeChange(max(0.0, decades), peak, end, False, steps)
+
+
+def growing(norms: Sequence[float]) -> TimeChange | None:
+    """Return what the gradient gains from the last read step back through time.
+
+    Args:
+        norms: Norms in the order in which the recurrence runs.
+
+    Returns:
+        The gain over the value at the last read step; None with fewer than 4 steps.
+    """
+    values = trimmed(norms)
+    if len(values) < MIN_STEPS:
+        return None
+    last = len(values) - 1
+    peak = max(range(len(values)), key=values.__getitem__)
+    decades = math.log10(values[peak] / values[last])
+    return TimeChange(decades, last, peak, False, len(values))
+
+
+def horizon(norms: Sequence[float], share: float) -> float | None:
+    """Return the time steps until `share` of the peak is left.
+
+    Interpolated between steps in log space; beyond the profile, its mean slope is
+    carried on.
+
+    Args:
+        norms: Norms in the order in which the recurrence runs.
+        share: Share of the gradient that is left at the horizon.
+
+    Returns:
+        Time steps; None if the gradient does not fade.
+    """
+    change = fading(norms)
+    if change is None or change.decades <= 0.0 or not 0.0 < share < 1.0:
+        return None
+    values = trimmed(norms)
+    peak, wanted = values[change.start], -math.log10(share)
+    lost_before = 0.0
+    for back in range(1, change.start - max(change.end, 0) + 1):
+        value = values[change.start - back]
+        if value <= 0.0:
+            return back - 1.0 + 0.5
+        lost = math.log10(peak / value)
+        if lost >= wanted:
+            return back - 1 + (wanted - lost_before) / (lost - lost_before)
+        lost_before = lost
+    return wanted / change.per_step
+
+
+def judged_profiles(record: StepRecord) -> list[TimeProfile]:
+    """Return the recurrent profiles with at least 4 time steps."""
+    return [p for p in record.time_profiles if len(trimmed(p.norms)) >= MIN_STEPS]
+
+
+def time_unmet(record: StepRecord) -> str | None:
+    """Say why no recurrent layer can be judged; None if one can."""
+    if not record.time_profiles:
+        return "no recurrent layer was observed"
+    if not judged_profiles(record):
+        return f"fewer than {MIN_STEPS} time steps with a gradient"
+    return None

@@ -1,0 +1,119 @@
+"""GW301: one step changes the weights by a large share of their size."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import ClassVar
+
+from gradwatch.findings import Evidence, Finding, Health, Severity
+from gradwatch.history import History
+from gradwatch.rules import loss_curve
+from gradwatch.rules.base import Rule
+from gradwatch.rules.weight_updates import update_ratios
+from gradwatch.settings import Settings
+from gradwatch.structure import Structure
+
+#: Update ratio that healthy training centres on (Karpathy, cs231n; facts B3).
+TARGET_RATIO = 1e-3
+#: Multiple of the limit from which the finding is critical (chosen, not measured).
+_SEVERE = 10.0
+
+
+class UpdateTooLarge(Rule):
+    """One optimizer step changes the weights by a large share of their size.
+
+    What it does:
+        Takes, for every weight matrix, the norm of the change that the optimizer
+        really made over the norm of the weight, and the median over layers. That is
+        right for any optimizer, schedule and clipping. Weights that start at zero,
+        biases, gains and embeddings are left out. While the loss falls all the same,
+        it is a note.
+
+    Why it matters:
+        A few such steps forget the initialisation: units die or saturate, the loss
+        jumps, and weights may overflow. Healthy training lies between 1e-4 and 3e-2.
+
+    Evidence:
+        - Median over layers of |dW| / |W|, no unit, limit `max_update_ratio`;
+          critical from ten times that.
+        - Newest loss over first loss, no unit, limit `learning_loss_ratio`.
+
+    Remedies:
+        Multiply the learning rate by 1e-3 / measured ratio; that cured nine of nine.
+        Warm-up for post-norm transformers. Not another initialisation, not clipping.
+
+    References:
+        - Karpathy, A. CS231n, notes on babysitting the learning process.
+        - Xiong et al. (2020). On layer normalization in the transformer architecture.
+          arXiv:2002.04745.
+    """
+
+    code: ClassVar[str] = "GW301"
+    name: ClassVar[str] = "update-too-large"
+    summary: ClassVar[str] = "One step changes the weights by much of their size."
+    health: ClassVar[Health] = Health.UNSTABLE
+    remedies: ClassVar[tuple[str, ...]] = (
+        "adjust-learning-rate",
+        "change-optimizer",
+        "revive-units",
+    )
+    settings_used: ClassVar[tuple[str, ...]] = (
+        "max_update_ratio",
+        "learning_loss_ratio",
+    )
+    scale_free: ClassVar[bool] = False
+
+    def unmet(
+        self, history: History, structure: Structure, settings: Settings
+    ) -> str | None:
+        """Say why the rule cannot be judged here; None if it can."""
+        if history.latest is None:
+            return "no probe yet"
+        if not update_ratios(history.latest, structure):
+            return "no applied update was measured"
+        return None
+
+    def judge(
+        self, history: History, structure: Structure, settings: Settings
+    ) -> Finding | None:
+        """Return what is wrong as of the newest probe, or None."""
+        record = history.latest
+        ratios = update_ratios(record, structure) if record is not None else {}
+        if record is None or not ratios:
+            return None
+        update, limit = median(ratios.values()), settings.max_update_ratio
+        if update < limit:
+            return None
+        sick = sorted(
+            (name for name in ratios if ratios[name] >= limit),
+            key=ratios.__getitem__,
+            reverse=True,
+        )
+        severity = Severity.WARNING
+        note = ""
+        if loss_curve.is_learning(history, settings):
+            severity, note = Severity.NOTE, ", while the loss falls all the same"
+        elif update >= _SEVERE * limit:
+            severity = Severity.CRITICAL
+        rate = ""
+        if record.lr:
+            rate = f" of {record.lr:.2g}; about {record.lr * TARGET_RATIO / update:.1g}"
+            rate += " would be usual"
+        return self.finding(
+            severity=severity,
+            message=(
+                f"One step changes the median weight by {update:.0%} of its size "
+                f"(healthy: 0.01% to 3%){note}."
+            ),
+            help=f"Look at the learning rate{rate}.",
+            evidence=(
+                Evidence(
+                    "median update ratio",
+                    update,
+                    limit,
+                    "",
+                    (record.step, record.step),
+                ),
+            ),
+            layers=tuple(sick),
+        )
