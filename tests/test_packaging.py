@@ -38,7 +38,7 @@ ORDER = (
     ("remedies",),
     ("recommender",),
     ("trials",),
-    ("report",),
+    ("run_facts", "report"),
     ("console", "html", "runlog"),
     ("session", "precheck"),
     ("cli", "integrations"),
