@@ -21,6 +21,8 @@ from gradwatch.rules.disconnection import (
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
+_ZERO = "steps with an exactly zero gradient"
+
 
 @dataclass(frozen=True, slots=True)
 class _Case:
@@ -33,7 +35,6 @@ class _Case:
     quantity: str
     value: float
     limit: float | None
-    unit: str
 
 
 class Disconnected(Rule):
@@ -120,7 +121,7 @@ class Disconnected(Rule):
                     case.quantity,
                     case.value,
                     case.limit,
-                    case.unit,
+                    "steps",
                     (first, record.step),
                     case.layers[0],
                 )
@@ -139,15 +140,16 @@ def _silent(history: History, structure: Structure, settings: Settings) -> _Case
         return None
     head = one_unit_head(record, structure)
     if head is not None:
-        message = (
-            f"Nothing has had a gradient for {steps} steps, and {head} has one unit: "
-            "a softmax over one unit is always 1."
-        )
-        advice = "Use a sigmoid for one output, or two outputs for a softmax."
         return _Case(
-            Severity.WARNING, layers, message, advice, _ZERO, steps, _least(settings),
-            "steps",
-        )  # fmt: skip
+            Severity.WARNING,
+            layers,
+            f"Nothing has had a gradient for {steps} steps, and {head} has one unit: "
+            "a softmax over one unit is always 1.",
+            "Use a sigmoid for one output, or two outputs for a softmax.",
+            _ZERO,
+            steps,
+            float(settings.disconnected_steps),
+        )
     trunk = [name for name in layers if structure.role(name) is not Role.BRANCH]
     why = (
         ", because a weight above them is still all zero"
@@ -161,16 +163,8 @@ def _silent(history: History, structure: Structure, settings: Settings) -> _Case
         "Look for a product with zero, a mask, or a constant initialisation above.",
         _ZERO,
         steps,
-        _least(settings),
-        "steps",
+        float(settings.disconnected_steps),
     )
-
-
-_ZERO = "steps with an exactly zero gradient"
-
-
-def _least(settings: Settings) -> float:
-    return float(settings.disconnected_steps)
 
 
 def _cut(history: History, structure: Structure, settings: Settings) -> _Case | None:
@@ -187,8 +181,7 @@ def _cut(history: History, structure: Structure, settings: Settings) -> _Case | 
         f"Look for a detach, a no_grad or an argmax above {layers[-1]}.",
         "steps without any gradient",
         span,
-        _least(settings),
-        "steps",
+        float(settings.disconnected_steps),
     )
 
 
@@ -210,8 +203,7 @@ def _outside(
         "or replaced after the optimizer?",
         "steps in which no optimizer owned the weights",
         record.step + 1,
-        _least(settings),
-        "steps",
+        float(settings.disconnected_steps),
     )
 
 
@@ -231,5 +223,4 @@ def _uncalled(
         "steps without a call",
         record.step + 1,
         None,
-        "steps",
     )

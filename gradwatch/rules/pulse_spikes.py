@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from gradwatch.history import History
@@ -109,10 +109,7 @@ def _pulse_spikes(
             inside = False
             continue
         if inside:
-            last = found[-1]
-            found[-1] = Spike(
-                last.step, quantity, max(last.ratio, ratio), last.loss_rose
-            )
+            found[-1] = replace(found[-1], ratio=max(found[-1].ratio, ratio))
         elif value >= floor and not _is_noise(pulses, index, history, settings):
             rose = _loss_rose(pulses, index, history, settings)
             found.append(Spike(pulse.step, quantity, ratio, rose))

@@ -7,7 +7,6 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import StepRecord
-from gradwatch.rules import loss_curve
 from gradwatch.rules.base import Rule
 from gradwatch.rules.depth_profile import depth_profiles
 from gradwatch.rules.update_too_large import TARGET_RATIO

@@ -138,8 +138,12 @@ class VanishingThroughTime(Rule):
             severity=severity,
             message=f"{text}{wording.because(reasons)}.",
             help=_help(reasons, reach),
-            evidence=(decides, *_horizon(reach, worst, steps), *context)
-            + recurrent_context(worst, steps),
+            evidence=(
+                decides,
+                *_horizon(reach, worst, steps),
+                *context,
+                *recurrent_context(worst, steps),
+            ),
             layers=layers,
             origin=worst.layer,
         )
