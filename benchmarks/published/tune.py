@@ -22,21 +22,29 @@ from benchmarks.published.zoo import by_name
 LADDERS = {"adamw": ADAMW_LADDER, "sgd": SGD_LADDER}
 
 
+SEEDS = (0, 1, 2)
+
+
 def first_rate_that_trains(architecture: Architecture, optimizer: str) -> float | None:
-    """Return the first rung of the optimizer's ladder that trains at seed 0."""
-    chance = chance_loss(architecture)
+    """Return the first rung of the optimizer's ladder that trains at every seed."""
     for rate in LADDERS[optimizer]:
-        run = train(
-            replace(architecture, adamw_lr=rate, sgd_lr=rate), optimizer, seed=0
-        )
-        first, last = first_and_last_loss(run.losses)
-        sys.stdout.write(
-            f"# {architecture.name} {optimizer} {rate:g}: {first:.3f} -> {last:.3f}, "
-            f"chance {chance:.3f}\n"
-        )
-        if trains(run, chance):
+        candidate = replace(architecture, adamw_lr=rate, sgd_lr=rate)
+        if all(_trains(candidate, optimizer, seed) for seed in SEEDS):
             return rate
     return None
+
+
+def _trains(architecture: Architecture, optimizer: str, seed: int) -> bool:
+    """Train once, print what came of it, and return whether it trains."""
+    chance = chance_loss(architecture, seed)
+    run = train(architecture, optimizer, seed=seed)
+    first, last = first_and_last_loss(run.losses)
+    rate = architecture.adamw_lr if optimizer == "adamw" else architecture.sgd_lr
+    sys.stdout.write(
+        f"# {architecture.name} {optimizer} {rate:g} seed {seed}: "
+        f"{first:.3f} -> {last:.3f}, chance {chance:.3f}\n"
+    )
+    return trains(run, chance)
 
 
 def main() -> None:
