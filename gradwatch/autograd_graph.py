@@ -1,9 +1,9 @@
 """The autograd graph of one forward, read passively: owners, sources, joins.
 
-A *call* is one run of a leaf module. Nodes of the graph are given to the calls that made
-them; what is left over are functional operations. From that come the *sources* (first
-weight layers on a data path), the *heads* (last ones), the dominators of each source,
-and the joins where paths meet (facts A5, B2b). Nothing is executed and nothing is kept:
+A *call* is one run of a leaf module. Nodes of the graph are given to the calls that
+made them; what is left over are functional operations. From that come the *sources*
+(first weight layers on a data path), the *heads* (last ones), the dominators of each
+source, and the joins where paths meet (facts A5, B2b). Nothing is executed and nothing is kept:
 a `Graph` lives for one backward pass.
 """
 
@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
-
-import networkx as nx
 
 #: An autograd node. torch has no public type that covers C++ and Python nodes.
 Node = Any
@@ -41,10 +39,21 @@ ACTIVATIONS: dict[str, str] = {
     "Exp": "exp",
 }
 #: Node names of norms called as functions.
-_NORMS = ("NativeLayerNorm", "NativeBatchNorm", "CudnnBatchNorm", "NativeGroupNorm")
+_NORMS: tuple[str, ...] = (
+    "NativeLayerNorm",
+    "NativeBatchNorm",
+    "CudnnBatchNorm",
+    "NativeGroupNorm",
+)
 _NORMS += ("FusedRmsNorm", "RmsNorm", "MkldnnBatchNorm", "BatchNorm", "LayerNorm")
 #: Reductions over positions: a mean over k positions shrinks a norm by sqrt(k).
-_REDUCTIONS = ("Mean", "AdaptiveAvgPool", "MkldnnAdaptiveAvgPool", "Sum", "Amax")
+_REDUCTIONS: tuple[str, ...] = (
+    "Mean",
+    "AdaptiveAvgPool",
+    "MkldnnAdaptiveAvgPool",
+    "Sum",
+    "Amax",
+)
 _REDUCTIONS += ("AdaptiveMaxPool",)
 #: Calls of one layer that count as sources: the streams of an encoder-decoder with one
 #: embedding, the towers of a twin network.
@@ -126,11 +135,9 @@ class Graph:
         self._give_nodes_to_calls()
         self.container_names: dict[int, str] = {}
         for name, node in containers:
-            index = self.index(node)
-            if index is not None and len(name) > len(
-                self.container_names.get(index, "")
-            ):
-                self.container_names[index] = name
+            at = self.index(node)
+            if at is not None and len(name) > len(self.container_names.get(at, "")):
+                self.container_names[at] = name
         indices = [i for i in map(self.index, roots) if i is not None]
         self.roots = [i for i in dict.fromkeys(indices) if not self.parents[i]]
 
@@ -295,6 +302,8 @@ class Graph:
     @cached_property
     def _immediate_dominators(self) -> dict[int, int]:
         """Immediate dominator of each carrying node; -1 stands for the loss."""
+        import networkx as nx  # 0.2 s, so not with `import gradwatch`
+
         graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_node(-1)
         graph.add_edges_from((-1, root) for root in self.roots if self.carries[root])
@@ -333,10 +342,8 @@ class Graph:
     def is_reduction(self, index: int) -> bool:
         """Whether a node averages or sums over positions."""
         return (
-            self.owner[index] is None
-            and self.names[index].startswith(_REDUCTIONS)
-            or self._is_pooling_module(index)
-        )
+            self.owner[index] is None and self.names[index].startswith(_REDUCTIONS)
+        ) or self._is_pooling_module(index)
 
     def _is_pooling_module(self, index: int) -> bool:
         call = self.owner[index]

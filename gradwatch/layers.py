@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 #: Wrappers' prefixes that are not part of a layer's name.
-_WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+_WRAPPERS: tuple[str, ...] = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
 _WRAPPERS += ("_checkpoint_wrapped_module.",)
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
@@ -64,6 +64,7 @@ class ModuleFacts:
         unit_dim: Axis of its units: 1 after a convolution or batch norm, else -1.
         trainable: Whether a parameter of its own requires a gradient.
         compiled: Whether it runs inside a compiled region.
+        internal: Whether another module uses its parameters without calling it.
     """
 
     name: str
@@ -78,6 +79,7 @@ class ModuleFacts:
     unit_dim: int
     trainable: bool
     compiled: bool = False
+    internal: bool = False
 
     @property
     def is_layer(self) -> bool:
@@ -87,8 +89,7 @@ class ModuleFacts:
 
 def own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield a module's own parameters, parametrized ones by their original."""
-    for name, parameter in module.named_parameters(recurse=False):
-        yield name, parameter
+    yield from module.named_parameters(recurse=False)
     parametrizations = module._modules.get("parametrizations")
     if parametrizations is not None:
         yield from parametrizations.named_parameters()
@@ -140,6 +141,8 @@ def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleF
         unit_dim=_unit_dim(module),
         trainable=any(parameter.requires_grad for parameter in parameters),
         compiled=compiled,
+        # nn.MultiheadAttention hands `out_proj`'s weights to a function.
+        internal=kind == "NonDynamicallyQuantizableLinear",
     )
 
 

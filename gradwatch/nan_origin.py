@@ -64,10 +64,10 @@ def replay_forward(model: nn.Module, last: LastForward, step: int) -> NonFiniteO
         and (grad := plain(parameter.grad)) is not None
         and not torch.isfinite(grad).all()
     ]
-    layer = clean_name(bad[-1]).rpartition(".")[0] if bad else None
+    nearest = clean_name(bad[-1]).rpartition(".")[0] if bad else None
     return NonFiniteOrigin(
         step,
-        layer,
+        nearest,
         "backward",
         "the forward pass was finite; this is the layer nearest the loss whose "
         "gradient is not",

@@ -6,10 +6,11 @@ import sys
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -95,8 +96,9 @@ class Observer:
         self._scaler_sought = scaler is not None
         self._units = UnitMemory()
         self._facts: dict[int, ModuleFacts] = {}
-        self._modules: dict[str, nn.Module] = {}
-        self._parameters: dict[str, Tensor] = {}
+        # Weak: a watch keeps neither the model nor its parameters alive.
+        self._modules: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
+        self._parameters: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
         self._watched: frozenset[int] = frozenset()
         self._owned: dict[int, tuple[int, frozenset[int]]] = {}
         self._in_optimizer: set[int] = set()
@@ -145,6 +147,22 @@ class Observer:
         self._last = LastForward()
 
     @property
+    def optimizer_names(self) -> tuple[str, ...]:
+        """Class names of the optimizers that stepped, the clock first."""
+        clock = self._clock() if self._clock is not None else None
+        alive = [o for o in (ref() for ref in self.optimizers) if o is not None]
+        alive.sort(key=lambda optimizer: optimizer is not clock)
+        return tuple(type(optimizer).__name__ for optimizer in alive)
+
+    @property
+    def device(self) -> str:
+        """Devices of the parameters."""
+        kinds = dict.fromkeys(str(p.device) for p in self._parameters.values())
+        return ", ".join(kinds) or self._device
+
+    _device = ""
+
+    @property
     def attached(self) -> bool:
         """Whether hooks are on."""
         return self.hooks.attached
@@ -156,8 +174,8 @@ class Observer:
         model = self._model()
         if model is None:
             return
-        self._facts.clear()
-        self._modules.clear()
+        self._facts = {}
+        self._modules = WeakValueDictionary()
         for name, module, compiled in walk(model):
             facts = describe(name, module, compiled=compiled)
             if self._chosen(facts.name, module):
@@ -175,7 +193,8 @@ class Observer:
             self._pulses = PulseReader(
                 [p for p in parameters.values() if p.requires_grad]
             )
-        self._parameters = parameters
+        self._parameters = WeakValueDictionary(parameters)
+        self._device = self.device
 
     def _chosen(self, name: str, module: nn.Module) -> bool:
         if name == "":
@@ -363,7 +382,9 @@ class Observer:
             owned = owned | others
         scaled = self._scale_tensor() is not None
         sixteen = any(p.dtype in (torch.float16,) for p in self._parameters.values())
-        probe.at_step.read_gradients(self._parameters, set(owned), scaled or sixteen)
+        probe.at_step.read_gradients(
+            dict(self._parameters), set(owned), scaled or sixteen
+        )
         if clock:
             probe.read_step()
 
@@ -390,7 +411,7 @@ class Observer:
         """End a step of an optimizer that is not a `torch.optim.Optimizer`."""
         started = time.perf_counter()
         if self._probe is not None:
-            self._probe.at_step.read_gradients(self._parameters, None, False)
+            self._probe.at_step.read_gradients(dict(self._parameters), None, False)
             self._probe.read_step()
         reading = self._pulses.read_step()
         if reading is not None:
@@ -442,7 +463,7 @@ class Observer:
     # -- probes -------------------------------------------------------------------
 
     def _arm(self) -> None:
-        probe = Probe(self._facts, self._modules, self.settings, self._units)
+        probe = Probe(dict(self._facts), self._modules, self.settings, self._units)
         probe.hook_tensor = self.hooks.hook_tensor  # type: ignore[method-assign]
         probe.hook_node = self.hooks.hook_node  # type: ignore[method-assign]
         self._probe = probe
@@ -463,7 +484,7 @@ class Observer:
         context = ProbeContext(
             step=self.step,
             facts={facts.name: facts for facts in self._facts.values()},
-            modules=dict(self._modules),
+            modules=self._modules,
             in_optimizer=frozenset(self._in_optimizer) if self.optimizers else None,
             zero_at_attach=self._zero_at_attach,
             zero_run=zero_run,
@@ -493,7 +514,7 @@ class Observer:
     def _probe_without_step(self) -> None:
         if self._probe is None:
             return
-        self._probe.at_step.read_gradients(self._parameters, None, False)
+        self._probe.at_step.read_gradients(dict(self._parameters), None, False)
         self._probe.read_step()
         self._seal(None, time.perf_counter())
 
@@ -548,7 +569,9 @@ class Observer:
         median = self.history.running_median(
             count - 1, self.settings.spike_window, lambda pulse: pulse.grad_norm
         )
-        return bool(median) and record.grad_norm > self.settings.spike_ratio * median
+        if not median:
+            return False
+        return record.grad_norm > self.settings.spike_ratio * median
 
     def _add_probe(self, waiting: _PendingProbe) -> None:
         started = time.perf_counter()
@@ -570,7 +593,7 @@ class Observer:
         self.rhythm.note_probe(record.step, cost)
 
     def log_loss(self, loss: Any) -> None:
-        """Note the loss of the current step; a tensor is read with the next transfer."""
+        """Note the loss of the current step; a tensor comes with the next transfer."""
         if isinstance(loss, Tensor):
             self._loss = loss.detach()
         elif loss is not None:
@@ -619,8 +642,3 @@ def _find_scaler() -> Any:
             return None
         frame = back
     return None
-
-
-def resolve_parameters(model: nn.Module) -> Mapping[str, Tensor]:
-    """Return the parameters of a model by clean name."""
-    return {clean_name(name): p for name, p in model.named_parameters()}

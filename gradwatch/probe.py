@@ -9,8 +9,7 @@ Everything is booked in one ledger, and `build` turns the numbers into a record.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -43,7 +42,15 @@ from gradwatch.structure import Structure
 from gradwatch.trunk import Chain, build_structure, plan_chains
 
 _SATURATING = ("tanh", "sigmoid")
-_LINEAR_NODES = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear", "Matmul")
+_LINEAR_NODES: tuple[str, ...] = (
+    "Addmm",
+    "Mm",
+    "Bmm",
+    "Baddbmm",
+    "Convolution",
+    "Linear",
+    "Matmul",
+)
 _LINEAR_NODES += ("MkldnnLinear", "Addmv", "Mv", "Einsum", "Addbmm")
 
 
@@ -60,7 +67,7 @@ class Probe:
     def __init__(
         self,
         facts: Mapping[int, ModuleFacts],
-        modules: Mapping[str, nn.Module],
+        modules: MutableMapping[str, nn.Module],
         settings: Settings,
         units: UnitMemory,
         silent_outputs: frozenset[int] = frozenset(),
@@ -135,31 +142,29 @@ class Probe:
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Read a module's output and ask for its gradient."""
-        entry = self._pop(module)
+        began, entry = self._pop(module)
         facts = self._facts.get(id(module))
-        if facts is None or entry is False:
+        if facts is None or not began:
             return
         outputs = [t for t in tensors_in(output) if _differentiable(t)]
         if not self._stack:
             self._note_root(output, outputs)
+        contains = entry is None or (entry.nested and facts.weight is not True)
+        if contains and len(outputs) == 1 and outputs[0].grad_fn is not None:
+            self._containers.append((facts.name, outputs[0].grad_fn))
         if entry is None:
-            if len(outputs) == 1 and outputs[0].grad_fn is not None:
-                self._containers.append((facts.name, outputs[0].grad_fn))
             return
-        if entry.nested and facts.weight is not True:
-            if len(outputs) == 1 and outputs[0].grad_fn is not None:
-                self._containers.append((facts.name, outputs[0].grad_fn))
         if entry.call >= self._settings.max_calls:
             return
         self._note_layer(module, entry, args, output, outputs)
 
-    def _pop(self, module: nn.Module) -> LayerEntry | None | bool:
-        """Return the entry of the call that ends; False if it never began."""
+    def _pop(self, module: nn.Module) -> tuple[bool, LayerEntry | None]:
+        """Return whether the call that ends was seen to begin, and its entry."""
         while self._stack:
             key, entry = self._stack.pop()
             if key == id(module):
-                return entry
-        return False
+                return True, entry
+        return False, None
 
     def _note_layer(
         self,
@@ -402,7 +407,7 @@ class Probe:
                     call.loops = True
 
     def _settle_weights(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        """A module with a matrix of its own is a weight layer if it multiplies by it."""
+        """A module that owns a matrix is a weight layer if it multiplies by it."""
         unsure = {call for call, e in calls.items() if e.facts.weight is None}
         for index, owner in enumerate(graph.owner):
             if owner in unsure and graph.names[index].startswith(_LINEAR_NODES):
@@ -474,7 +479,7 @@ class Probe:
         return self._facts[id(self._modules[layer])]
 
     def _place_activations(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        """Say of activation modules whether they are hidden or gates, and after what."""
+        """Say whether activation modules are hidden or gates, and what they follow."""
         by_entry = {id(entry): call for call, entry in calls.items()}
         for activation in self.activations:
             if activation.module is None:

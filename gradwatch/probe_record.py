@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ class ProbeContext:
 
     step: int
     facts: Mapping[str, ModuleFacts]
-    modules: Mapping[str, nn.Module]
+    modules: MutableMapping[str, nn.Module]
     in_optimizer: frozenset[int] | None = None
     zero_at_attach: frozenset[str] = frozenset()
     zero_run: int | None = None
@@ -102,7 +102,7 @@ class _Builder:
             activations=tuple(self._activations()),
             parameters=tuple(parameters),
             chains=tuple(chains),
-            time_profiles=tuple((*self._replays(), *self._cell_loops(entries))),
+            time_profiles=(*self._replays(), *self._cell_loops(entries)),
             loss=loss,
             loss_scale=self.scale,
             clip_factor=self.context.clip_factor,
@@ -382,6 +382,8 @@ class _Builder:
 def _why_not_seen(facts: ModuleFacts, has_parameter_gradient: bool) -> str:
     if facts.compiled:
         return "inside a compiled region; its parameters are read at the step"
+    if facts.internal:
+        return "internal to the module around it, which is observed"
     if has_parameter_gradient:
         return "its parameters have gradients, but the module itself was not called"
     return "never called in a training forward"

@@ -86,7 +86,7 @@ class StepReadings:
             entry.before = None
 
     def replay_recurrent(self, captures: Sequence[RecurrentCapture]) -> None:
-        """Book the time profiles; runs before the step, while weights are as they were."""
+        """Book the time profiles; runs before the step, with the weights unchanged."""
         for capture in captures[:_MAX_REPLAYS]:
             for profile in replay(capture):
                 ticket = self.ledger.add(profile.norms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -69,9 +70,10 @@ class PulseReader:
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
-        self._parameters = list(parameters)
+        # Weak: a watch keeps no parameter alive.
+        self._parameters = [weakref.ref(parameter) for parameter in parameters]
+        self._small = _spread_small(parameters)
         self.zero_run: Tensor | None = None
-        self._small = _spread_small(self._parameters)
         self._waiting: tuple[Ledger, int | None, dict[int, int]] | None = None
         self._norms: dict[int, Tensor] = {}
 
@@ -144,7 +146,8 @@ class PulseReader:
         return indices, foreach_norms(grads)
 
     def _grad(self, index: int) -> Tensor | None:
-        grad = self._parameters[index].grad
+        parameter = self._parameters[index]()
+        grad = None if parameter is None else parameter.grad
         return None if grad is None else plain(grad)
 
     def _count_zero_runs(self) -> None:

@@ -69,7 +69,7 @@ def replay(capture: RecurrentCapture) -> Iterator[Replayed]:
     """
     module = capture.module
     sequence, output_grad = _aligned(capture)
-    if sequence is None or getattr(module, "proj_size", 0):
+    if sequence is None or module.proj_size > 0:
         return
     if sequence.shape[0] > _MAX_STEPS or sequence.shape[0] < 2:
         return
@@ -123,7 +123,7 @@ def _unrolled(
 
 
 def _dtype(module: nn.RNNBase) -> torch.dtype:
-    weight = module.weight_hh_l0
+    weight = next(module.parameters())
     small = sum(p.numel() for p in module.parameters()) <= _MAX_DOUBLE
     if small and weight.device.type != "mps":
         return torch.float64
@@ -155,7 +155,7 @@ def _initial(
     module = capture.module
     width = 2 if isinstance(module, nn.LSTM) else 1
     if capture.state is None:
-        device = module.weight_hh_l0.device
+        device = next(module.parameters()).device
         zero = torch.zeros(rows, module.hidden_size, dtype=dtype, device=device)
         return tuple(zero.clone().requires_grad_() for _ in range(width))
     state = []
@@ -204,9 +204,9 @@ def _targets(
         if grad is None:
             continue
         final = torch.stack([state[kind] for state in finals])
-        grad = grad.unsqueeze(1) if grad.dim() == 2 else grad
+        batched = grad.unsqueeze(1) if grad.dim() == 2 else grad
         targets.append(final)
-        cotangents.append(grad[:, :rows].to(final.dtype))
+        cotangents.append(batched[:, :rows].to(final.dtype))
     return targets, cotangents
 
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-#: A float32 norm below this may have lost entries whose squares underflow (1e-19 squared
-#: is a float32 denormal; facts A1c saw 66 % error at 1e-23): recompute it scaled.
+#: A float32 norm below this may have lost entries whose squares underflow (1e-19
+#: squared is a float32 denormal; facts A1c saw 66 % error at 1e-23): scale it first.
 _SMALL_NORM = 1e-15
 #: A float32 norm above this may have overflowed inside (entries of 3e20 gave inf).
 _LARGE_NORM = 1e15
@@ -70,7 +70,8 @@ def l2_norm(tensor: Tensor) -> Tensor:
     """
     if tensor.device.type != "cpu":
         wide = torch.float32 if tensor.device.type == "mps" else torch.float64
-        return torch.linalg.vector_norm(tensor, dtype=wide)
+        wide_norm: Tensor = torch.linalg.vector_norm(tensor, dtype=wide)
+        return wide_norm
     if tensor.dtype in (torch.float16, torch.bfloat16):
         norm = torch.linalg.vector_norm(tensor, dtype=torch.float32)
     else:
@@ -96,7 +97,7 @@ def rescue(tensor: Tensor, norm: Tensor) -> Tensor:
     if largest == 0.0 or not math.isfinite(largest):
         return norm
     scaled = tensor.to(torch.float64).div_(largest)
-    return torch.linalg.vector_norm(scaled) * largest
+    return l2_norm(scaled) * largest
 
 
 def rms(tensor: Tensor) -> Tensor:
@@ -142,8 +143,8 @@ def foreach_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
 def sample_signal(tensor: Tensor, batch: int, batch_dim: int) -> Tensor | None:
     r"""Return the standard deviation over samples divided by the RMS.
 
-    :math:`s = \sqrt{\overline{\mathrm{Var}_b\, x}} / \mathrm{RMS}(x)`: 0 when the output
-    is the same for every sample, about 1 for outputs of zero mean that differ freely.
+    :math:`s = \sqrt{\overline{\mathrm{Var}_b\, x}} / \mathrm{RMS}(x)`: 0 when the
+    output is the same for every sample, about 1 for outputs of zero mean that differ freely.
 
     Args:
         tensor: Dense, real tensor with one axis over samples.

@@ -9,7 +9,7 @@ where it joins the stream that owns the rest.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -278,7 +278,7 @@ def build_structure(
     graph: Graph | None,
     chains: Sequence[Chain],
     facts: Mapping[str, ModuleFacts],
-    modules: Mapping[str, nn.Module],
+    modules: MutableMapping[str, nn.Module],
     called: Sequence[str],
     batch_size: int | None,
     reason: str = "",
@@ -309,9 +309,9 @@ def build_structure(
     )
     for name in names:
         info = _layer_info(facts[name], modules[name], order.get(name, -1))
-        call = first_calls.get(name)
-        if graph is not None and call is not None:
-            info = _with_graph(info, graph, call, name in on_trunk)
+        first = first_calls.get(name)
+        if graph is not None and first is not None:
+            info = _with_graph(info, graph, first, name in on_trunk)
         elif info.order < 0 and info.num_parameters:
             info = replace(info, role=Role.UNUSED)
         layers[name] = info
@@ -352,7 +352,7 @@ def _layer_info(facts: ModuleFacts, module: nn.Module, order: int) -> LayerInfo:
         kind=facts.kind,
         role=role,
         order=order,
-        is_weight=facts.weight is True,
+        is_weight=facts.weight is True and not facts.internal,
         trainable=facts.trainable,
         num_parameters=sum(p.numel() for _, p in own_parameters(module)),
         fan_in=sizes[0] if sizes else None,

@@ -1,0 +1,304 @@
+"""`watch()`: one live watch on one model, from the first hook to the report."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from gradwatch.detector import Detector
+from gradwatch.errors import ModelError, SettingsError
+from gradwatch.findings import Finding, Health
+from gradwatch.history import History
+from gradwatch.observer import Observer
+from gradwatch.records import StepRecord
+from gradwatch.report import Report
+from gradwatch.run_facts import compose_report
+from gradwatch.settings import Settings
+from gradwatch.structure import Structure
+
+ConsoleMode = Literal["live", "alerts", "end"]
+#: `loss_fn(model, batch) -> scalar Tensor`, everywhere in gradwatch.
+LossFn = Callable[[nn.Module, Any], torch.Tensor]
+
+#: Live watches by model, so that a notebook cell run twice does not watch twice.
+_live: weakref.WeakKeyDictionary[nn.Module, list[Watch]] = weakref.WeakKeyDictionary()
+
+
+def watch(
+    model: nn.Module,
+    *,
+    settings: Settings | Mapping[str, Any] | str | Path | None = None,
+    include: Iterable[str | type] = (),
+    exclude: Iterable[str | type] = (),
+    loss_fn: LossFn | None = None,
+    budget: float | None = None,
+    every: int | None = None,
+    console: ConsoleMode | None = "alerts",
+    on_finding: Callable[[Finding], None] | None = None,
+    scaler: Any = None,
+    ignore: Iterable[str] = (),
+) -> Watch:
+    """Watch a model while it trains; the loop around it stays as it is.
+
+    Use it as a context manager, or call `close()` when done (it also closes at
+    interpreter exit and when the model is collected). A second call with equal options
+    returns the live watch; with other options it makes an independent one.
+
+    Args:
+        model: The module whose parameters the optimizer updates.
+        settings: `Settings`, a dict of them, or the path of a TOML or YAML file.
+        include: Name patterns (`encoder.*`) or module types to measure; all if empty.
+        exclude: Name patterns or module types to leave out.
+        loss_fn: `loss_fn(model, batch) -> scalar`, kept for trials.
+        budget: Share of training time gradwatch may take; overrides `settings`.
+        every: Probe every so many steps, whatever the budget; overrides `settings`.
+        console: `alerts` (findings as they are confirmed, report at exit), `live` (a
+            panel), `end` (report only) or None (nothing is printed).
+        on_finding: Called with each finding when it is confirmed.
+        scaler: The gradient scaler; normally found by itself.
+        ignore: Codes, optionally with a layer pattern: `GW302`, `GW103:encoder.*`.
+
+    Returns:
+        The live watch.
+
+    Raises:
+        ModelError: If `model` is not an `nn.Module` or has no parameters.
+        SettingsError: If an option is unknown or out of range.
+    """  # noqa: DOC502 - raised by what it calls
+    _check_model(model)
+    options = _settings_of(settings, budget, every)
+    _check_console(console)
+    key = (
+        options,
+        _patterns("include", include),
+        _patterns("exclude", exclude),
+        console,
+        tuple(ignore),
+        id(loss_fn),
+        id(on_finding),
+        id(scaler),
+    )
+    watches = _live.setdefault(model, [])
+    watches[:] = [live for live in watches if not live.closed]
+    for live in watches:
+        if live.key == key:
+            return live
+    new = Watch(model, options, key, console, on_finding, scaler, loss_fn)
+    watches.append(new)
+    return new
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"`model` (={type(model).__name__}) must be a torch.nn.Module; pass the "
+            "module whose parameters the optimizer updates."
+        )
+    if next(model.parameters(), None) is None:
+        raise ModelError(
+            f"`model` (={type(model).__name__}) has no parameters, so nothing can be "
+            "trained or watched; pass the module that owns them."
+        )
+
+
+def _check_console(console: object) -> None:
+    if console not in ("live", "alerts", "end", None):
+        raise SettingsError(
+            f"`console` (={console!r}) must be 'live', 'alerts', 'end' or None."
+        )
+
+
+def _settings_of(
+    settings: Settings | Mapping[str, Any] | str | Path | None,
+    budget: float | None,
+    every: int | None,
+) -> Settings:
+    options = Settings.coerce(settings)
+    changes = {"budget": budget, "every": every}
+    given = {name: value for name, value in changes.items() if value is not None}
+    if not given:
+        return options
+    return Settings.from_mapping({**options.model_dump(), **given}, origin="watch()")
+
+
+def _patterns(name: str, patterns: Iterable[str | type]) -> tuple[str | type, ...]:
+    if isinstance(patterns, str | type):
+        return (patterns,)
+    result = tuple(patterns)
+    for pattern in result:
+        if not isinstance(pattern, str | type):
+            raise SettingsError(
+                f"`{name}` (={pattern!r}) must hold name patterns such as 'encoder.*' "
+                f"or module types such as nn.Linear; got {type(pattern).__name__}."
+            )
+    return result
+
+
+class Watch:
+    """A live watch; made by `watch()`.
+
+    Attributes:
+        key: Options that make two watches equal.
+        history: What was measured so far.
+        closed: Whether the hooks are off.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: Settings,
+        key: tuple[Any, ...],
+        console: ConsoleMode | None,
+        on_finding: Callable[[Finding], None] | None,
+        scaler: Any,
+        loss_fn: LossFn | None,
+    ) -> None:
+        self.key = key
+        self.closed = False
+        self.history = History(settings.max_probes, settings.max_pulses)
+        self.loss_fn = loss_fn
+        self._settings = settings
+        self._model = weakref.ref(model)
+        self._model_name = type(model).__name__
+        self._num_parameters = sum(p.numel() for p in model.parameters())
+        self._detector = Detector(settings, ignore=key[4])
+        self._on_finding = on_finding
+        self._announced: set[str] = set()
+        self._view = _console_view(console)
+        self._report_printed = False
+        reference = weakref.ref(self)
+
+        def on_probe(record: StepRecord) -> bool:
+            alive = reference()
+            return alive._judge() if alive is not None else False
+
+        self._observer = Observer(
+            model,
+            settings,
+            self.history,
+            on_probe,
+            include=key[1],
+            exclude=key[2],
+            scaler=scaler,
+        )
+        self._observer.attach()
+        # Runs when the model is collected, and at interpreter exit.
+        self._finalizer = weakref.finalize(model, self.close)
+
+    # -- context ------------------------------------------------------------------
+
+    def __enter__(self) -> Watch:
+        """Return the watch."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close; the report comes also when an exception leaves the block."""
+        self.close()
+
+    def close(self) -> None:
+        """Remove every hook and print the report. Repeated calls do nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        self._finalizer.detach()
+        self._observer.detach()
+        if self._view is not None:
+            with contextlib.suppress(Exception):
+                self._view.on_close(self.report())
+
+    # -- the user's side ----------------------------------------------------------
+
+    def step(self) -> None:
+        """End a step of an optimizer that is not a `torch.optim.Optimizer`.
+
+        Call it after the backward pass and before the update, where gradients and
+        weights are as the update will see them.
+        """
+        self._observer.hooks.guard(self._observer.manual_step)
+
+    def log(self, *, loss: float | torch.Tensor) -> None:
+        """Tell the loss of the current step; a tensor is not waited for.
+
+        Args:
+            loss: Scalar loss of the step about to be taken.
+        """
+        self._observer.hooks.guard(self._observer.log_loss, loss)
+
+    @property
+    def structure(self) -> Structure:
+        """The network as gradwatch understood it."""
+        return self._observer.structure
+
+    @property
+    def overhead(self) -> float:
+        """Share of training time taken since the budget began to rule."""
+        spent, wall = self._observer.overhead()
+        return spent / wall
+
+    def report(self) -> Report:
+        """Return what is known now; may be called at any time, also in the loop."""
+        if not self.closed:
+            self._observer.hooks.guard(self._observer._deliver, True)
+        self._detector.update(self.history, self.structure)
+        return compose_report(
+            observer=self._observer,
+            detector=self._detector,
+            settings=self._settings,
+            model_name=self._model_name,
+            num_parameters=self._num_parameters,
+        )
+
+    # -- inside -------------------------------------------------------------------
+
+    def _judge(self) -> bool:
+        """Run the rules on the newest probe; say whether a rule fired anew."""
+        self._detector.update(self.history, self.structure)
+        for finding in self._detector.standing:
+            if finding.confirmed and finding.code not in self._announced:
+                self._announced.add(finding.code)
+                self._tell(finding)
+        if self._view is not None:
+            with contextlib.suppress(Exception):
+                health = self._health()
+                self._view.on_probe(self.history, self._detector.standing, health)
+        return bool(self._detector.newly_fired)
+
+    def _health(self) -> Health:
+        from gradwatch.detector import health_of
+
+        return health_of(
+            self._detector.standing, self.history, self.structure, self._settings
+        )
+
+    def _tell(self, finding: Finding) -> None:
+        if self._view is not None:
+            with contextlib.suppress(Exception):
+                self._view.on_finding(finding)
+        if self._on_finding is not None:
+            self._on_finding(finding)
+
+
+def _console_view(console: ConsoleMode | None) -> Any:
+    """Return the console of this process; only rank 0 prints."""
+    distributed = torch.distributed
+    if console is None or (
+        distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_rank() != 0
+    ):
+        return None
+    from gradwatch.console import ConsoleView
+
+    return ConsoleView(console)
