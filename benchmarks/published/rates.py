@@ -1,8 +1,8 @@
 """Learning rates, fixed by plain runs before gradwatch ever saw a model.
 
 The first rung of a ladder is used wherever it trains by the rule of `training.py` at
-seeds 0, 1 and 2; the others name the first rung that does (`python -m benchmarks.published.tune`
-prints these tables). Where no rung trains, the first one stands.
+seeds 0, 1 and 2; the others name the first rung that does. Where no rung trains, the
+first one stands. `python -m benchmarks.published.tune` prints these tables.
 """
 
 from __future__ import annotations

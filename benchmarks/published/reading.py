@@ -6,7 +6,6 @@ The only file here that knows what a report looks like.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -25,8 +24,8 @@ class FindingSummary:
         code: Code of the rule.
         severity: `note`, `warning` or `critical`.
         confidence: `low`, `medium` or `high`.
-        alarm: Whether it is a confirmed warning or worse, cleared later or not.
-        cleared: Whether it was gone at the end.
+        alarm: Whether it is a confirmed warning or worse that stands at the end.
+        cleared: Whether it came and went.
         layers: The first layers it names.
         evidence: The deciding numbers.
         message: Its sentence.
@@ -49,22 +48,26 @@ class Reading:
     Attributes:
         health: Health of the report.
         findings: All findings, notes too.
-        decades: The report's D; None if it has none.
+        decades: D of the chain with the largest |D|; None if there is none.
+        structure_known: Whether every chain was read from the graph.
         weight_layers: Number of trainable weight layers, by this bench's own count.
         observed_weight_layers: How many of them were observed.
         unobserved: Names of the others, with their status.
         coverage: Number of layers by coverage status.
-        overhead: gradwatch's own figure for its cost, as text.
+        overhead_share: gradwatch's own figure for its share of the time.
+        remarks: What the report says of the run besides.
     """
 
     health: str
     findings: tuple[FindingSummary, ...]
     decades: float | None
+    structure_known: bool
     weight_layers: int
     observed_weight_layers: int
     unobserved: tuple[str, ...]
     coverage: dict[str, int]
-    overhead: str
+    overhead_share: float | None
+    remarks: tuple[str, ...]
 
 
 def trainable_weight_layers(model: nn.Module) -> tuple[str, ...]:
@@ -90,46 +93,23 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _coverage_by_layer(report: Any) -> dict[str, str]:
-    """Return the coverage status of each layer, however the report keeps it."""
-    coverage = getattr(report, "coverage", None)
-    layers = getattr(coverage, "layers", None)
-    if layers is None:
-        layers = coverage
-    if isinstance(layers, Mapping):
-        return {str(name): _plain(status) for name, status in layers.items()}
-    found: dict[str, str] = {}
-    for entry in report.layers if layers is None else layers:
-        if isinstance(entry, tuple):
-            found[str(entry[0])] = _plain(entry[1])
-        elif hasattr(entry, "coverage"):
-            name = getattr(entry, "name", None) or getattr(entry, "layer", "")
-            found[str(name)] = _plain(entry.coverage)
-    return found
+def _worst_decades(report: Any) -> float | None:
+    """Return the D of the chain with the largest |D|."""
+    values = [c.decades for c in report.chains if c.decades is not None]
+    return max(values, key=abs, default=None)
 
 
-def _decades(report: Any) -> float | None:
-    """Return the report's D."""
-    for name in ("decades", "D_decades", "d_decades", "D"):
-        value = getattr(report, name, None)
-        if callable(value):
-            value = value()
-        if isinstance(value, (int, float)):
-            return float(value)
-    return None
-
-
-def _summary(finding: Any) -> FindingSummary:
+def _summary(finding: Any, *, cleared: bool) -> FindingSummary:
     """Return a finding in plain words."""
-    alarm = (
+    confirmed = (
         int(finding.severity) >= WARNING and int(finding.confidence) > LOW_CONFIDENCE
     )
     return FindingSummary(
         code=finding.code,
         severity=_plain(finding.severity),
         confidence=_plain(finding.confidence),
-        alarm=alarm,
-        cleared=finding.cleared_step is not None,
+        alarm=confirmed and not cleared,
+        cleared=cleared,
         layers=tuple(finding.layers[:5]),
         evidence=tuple(
             f"{item.quantity} {item.value:.3g} {item.unit} "
@@ -150,16 +130,21 @@ def read(report: Any, model: nn.Module) -> Reading:
     Returns:
         The reading.
     """
-    coverage = _coverage_by_layer(report)
+    coverage = {layer.name: _plain(layer.coverage) for layer in report.layers}
     weights = trainable_weight_layers(model)
     status = {name: coverage.get(name, "missing") for name in weights}
     return Reading(
         health=_plain(report.health),
-        findings=tuple(_summary(finding) for finding in report.findings),
-        decades=_decades(report),
+        findings=(
+            *(_summary(finding, cleared=False) for finding in report.findings),
+            *(_summary(finding, cleared=True) for finding in report.cleared),
+        ),
+        decades=_worst_decades(report),
+        structure_known=all(chain.structure_known for chain in report.chains),
         weight_layers=len(weights),
         observed_weight_layers=sum(s == "observed" for s in status.values()),
         unobserved=tuple(f"{n}: {s}" for n, s in status.items() if s != "observed"),
         coverage=dict(Counter(coverage.values())),
-        overhead=str(getattr(report, "overhead", "")),
+        overhead_share=report.overhead.share,
+        remarks=tuple(report.run.notes),
     )

@@ -75,12 +75,16 @@ class Result:
     @property
     def alarms(self) -> tuple[str, ...]:
         """Codes of the alarms."""
-        return self._codes(alarm=True)
+        findings = () if self.reading is None else self.reading.findings
+        return tuple(f.code for f in findings if f.alarm)
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Codes of the findings that are no alarm."""
-        return self._codes(alarm=False)
+        """Codes of the other findings; those that came and went in brackets."""
+        findings = () if self.reading is None else self.reading.findings
+        return tuple(
+            f"({f.code})" if f.cleared else f.code for f in findings if not f.alarm
+        )
 
     @property
     def is_scored(self) -> bool:
@@ -91,12 +95,6 @@ class Result:
     def failed(self) -> bool:
         """Whether this result misses the bar."""
         return bool(self.error or self.differing or (self.is_scored and self.alarms))
-
-    def _codes(self, *, alarm: bool) -> tuple[str, ...]:
-        """Return the codes of the findings that are, or are not, alarms."""
-        if self.reading is None:
-            return ()
-        return tuple(f.code for f in self.reading.findings if f.alarm is alarm)
 
 
 def run_one(name: str, optimizer: str, seed: int, *, plain: bool) -> Result:

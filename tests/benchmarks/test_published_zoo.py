@@ -142,7 +142,6 @@ def _fake_gradwatch(*, disturb: bool) -> ModuleType:
         code="GW101",
         severity=2,
         confidence=2,
-        cleared_step=None,
         layers=("bert",),
         evidence=(evidence,),
         message="",
@@ -152,13 +151,22 @@ def _fake_gradwatch(*, disturb: bool) -> ModuleType:
     def watch(model: torch.nn.Module, console: str | None) -> Iterator[Any]:
         if disturb:
             torch.rand(1)
-        leaves = {
-            name: "observed"
+        layers = [
+            SimpleNamespace(name=name, coverage="observed")
             for name, module in model.named_modules()
             if isinstance(module, torch.nn.Linear)
-        }
+        ]
         report = SimpleNamespace(
-            health="vanishing", findings=(finding,), coverage=leaves, decades=4.0
+            health="vanishing",
+            findings=(finding,),
+            cleared=(finding,),
+            layers=layers,
+            chains=[
+                SimpleNamespace(decades=decades, structure_known=True)
+                for decades in (1.0, None, -4.0)
+            ],
+            overhead=SimpleNamespace(share=None),
+            run=SimpleNamespace(notes=()),
         )
         yield SimpleNamespace(report=lambda: report)
 
@@ -178,9 +186,11 @@ def test_the_runner_reports_alarms_coverage_and_any_disturbance(
     assert result.error == ""
     assert result.trains
     assert result.alarms == ("GW101",)
+    assert result.notes == ("(GW101)",)
     assert result.failed
     assert bool(result.differing) is disturb
     assert result.reading is not None
     assert result.reading.observed_weight_layers == result.reading.weight_layers > 18
-    assert "| GW101 |" in table([result])
+    assert result.reading.decades == -4.0
+    assert "| GW101 | (GW101) | -4.00 |" in table([result])
     assert "Alarms on scored runs that train: 1 of 1" in summary([result], 1.0)
