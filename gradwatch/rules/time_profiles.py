@@ -53,8 +53,8 @@ def trimmed(norms: Sequence[float]) -> list[float]:
 def fading(norms: Sequence[float]) -> TimeChange | None:
     """Return what the gradient loses from its peak to the far end of its reach.
 
-    The reach ends at the lowest step before the peak; a dip of one single step is
-    not an end, because a closed gate or an empty input makes one.
+    The pair of a peak and a lower step before it that are furthest apart counts. A dip
+    of one single step is no far end: a closed gate or an empty input makes one.
 
     Args:
         norms: Norms in the order in which the recurrence runs.
@@ -66,20 +66,20 @@ def fading(norms: Sequence[float]) -> TimeChange | None:
     if len(values) < MIN_STEPS:
         return None
     zeros = next(i for i, value in enumerate(values) if value > 0.0)
-    peak = max(range(len(values)), key=values.__getitem__)
-    steps = len(values)
-    if peak == zeros:
-        return TimeChange(0.0, peak, peak, False, steps)
     log = [math.log10(v) if v > 0 else -math.inf for v in values]
-    smooth = [log[zeros]] + [
-        max(log[max(zeros, i - 1) : i + 2]) for i in range(zeros + 1, peak)
-    ]
-    end = zeros + min(range(len(smooth)), key=smooth.__getitem__)
-    decades = log[peak] - smooth[end - zeros]
+    decades, peak, end = 0.0, zeros, zeros
+    lowest, at = log[zeros], zeros
+    for j in range(zeros + 1, len(log)):
+        if log[j] - lowest > decades:
+            decades, peak, end = log[j] - lowest, j, at
+        around = max(log[j - 1 : j + 2])
+        if -math.inf < around < lowest:
+            lowest, at = around, j
+    steps = len(values)
     if zeros and log[peak] - log[zeros] >= _UNDERFLOW_FALL:
         least = log[peak] - _SMALLEST_NORMAL
         return TimeChange(max(decades, least), peak, zeros - 1, True, steps)
-    return TimeChange(max(0.0, decades), peak, end, False, steps)
+    return TimeChange(decades, peak, end, False, steps)
 
 
 def growing(norms: Sequence[float]) -> TimeChange | None:

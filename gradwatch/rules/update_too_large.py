@@ -97,8 +97,8 @@ class UpdateTooLarge(Rule):
             severity = Severity.CRITICAL
         rate = ""
         if record.lr:
-            rate = f" of {record.lr:.2g}; about {record.lr * TARGET_RATIO / update:.1g}"
-            rate += " would be usual"
+            usual = record.lr * TARGET_RATIO / update
+            rate = f" of {record.lr:.2g}; about {usual:.2g} would be usual"
         return self.finding(
             severity=severity,
             message=(

@@ -110,10 +110,8 @@ class UpdateTooSmall(Rule):
             )
         rate = ""
         if record.lr and largest > 0:
-            rate = (
-                f" of {record.lr:.2g}; about {record.lr * TARGET_RATIO / largest:.1g}"
-            )
-            rate += " would be usual"
+            usual = record.lr * TARGET_RATIO / largest
+            rate = f" of {record.lr:.2g}; about {usual:.2g} would be usual"
         return self.finding(
             severity=Severity.WARNING if flat else Severity.NOTE,
             message=(

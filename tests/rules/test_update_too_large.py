@@ -1,0 +1,73 @@
+"""GW301: steps that are too large."""
+
+import pytest
+
+from gradwatch.findings import Health, Severity
+from gradwatch.rules.update_too_large import UpdateTooLarge
+from gradwatch.settings import Settings
+from gradwatch.structure import Role
+from gradwatch.testing import (
+    layer_names,
+    make_history,
+    make_parameter,
+    make_pulses,
+    make_step,
+    make_structure,
+)
+
+RULE = UpdateTooLarge()
+NAMES = [*layer_names(6), "head"]
+
+
+def judge(ratios, losses=(), structure=None, lr=0.5, **fields):
+    """Return what the rule says of hand-made records."""
+    weights = [
+        make_parameter(name, update_ratio=ratio, **fields)
+        for name, ratio in zip(NAMES, ratios, strict=True)
+    ]
+    pulses = make_pulses(losses=list(losses))
+    history = make_history(make_step(20, parameters=weights, lr=lr), pulses=pulses)
+    return RULE.judge(history, structure or make_structure(), Settings())
+
+
+def test_large_updates_are_a_warning():
+    """A tenth of the weight in one step; ten times that is critical."""
+    finding = judge([0.2] * 7)
+    assert finding.severity is Severity.WARNING
+    assert finding.health is Health.UNSTABLE
+    assert "about 0.0025 would be usual" in finding.help
+    assert judge([1.5] * 7).severity is Severity.CRITICAL
+
+
+def test_a_falling_loss_makes_it_a_note():
+    """Whatever the ratio, it learns."""
+    losses = [2.0 * 0.9**i for i in range(21)]
+    assert judge([0.2] * 7, losses).severity is Severity.NOTE
+
+
+QUIET = {
+    "healthy": ([3e-2] * 7, {}),
+    "three of seven layers": ([0.5] * 3 + [1e-3] * 4, {}),
+    "not measured": ([None] * 7, {}),
+    "all-zero weights (LoRA B)": ([5.0] * 7, {"zero_weight": True}),
+    "no gradient": ([0.5] * 7, {"grad_norm": None}),
+    "biases and gains": ([0.5] * 7, {"ndim": 1}),
+}
+
+
+@pytest.mark.parametrize(("ratios", "fields"), QUIET.values(), ids=QUIET)
+def test_it_does_not_fire_on(ratios, fields):
+    """The median over weight matrices decides."""
+    assert judge(ratios, **fields) is None
+
+
+def test_embeddings_are_left_out():
+    """Most of their rows get no gradient."""
+    structure = make_structure(roles=dict.fromkeys(NAMES, Role.EMBEDDING))
+    assert judge([0.5] * 7, structure=structure) is None
+
+
+def test_it_says_why_it_cannot_judge():
+    """No update was measured."""
+    history = make_history(make_step(parameters=[]))
+    assert "no applied update" in RULE.unmet(history, make_structure(), Settings())
