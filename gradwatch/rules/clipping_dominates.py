@@ -8,8 +8,8 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import PulseRecord
-from gradwatch.rules import loss_curve
 from gradwatch.rules.base import Rule
+from gradwatch.rules.loss_curve import is_flat
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -85,7 +85,7 @@ class ClippingDominates(Rule):
             return None
         typical = median(hard)
         shrink = 1.0 / typical if typical > 0 else float("inf")
-        flat = loss_curve.is_flat(history, settings, settings.flat_loss_steps)
+        flat = is_flat(history, settings, settings.flat_loss_steps)
         window = (known[0].step, known[-1].step)
         state = ", and the loss stays flat" if flat else ""
         return self.finding(

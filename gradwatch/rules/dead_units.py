@@ -7,7 +7,6 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import StepRecord
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.layer_signals import (
     dead_shares,
@@ -15,6 +14,7 @@ from gradwatch.rules.layer_signals import (
     sample_signals,
 )
 from gradwatch.rules.weight_updates import weights
+from gradwatch.rules.wording import because, plural
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -111,12 +111,12 @@ class DeadUnits(Rule):
         sick.sort(key=shares.__getitem__, reverse=True)
         worst = sick[0]
         probes = max(window[name] for name in sick)
-        count = wording.plural(probes, "probe")
+        count = plural(probes, "probe")
         return self.finding(
             severity=severity,
             message=(
                 f"{shares[worst]:.0%} of the units of {worst} were never active over "
-                f"{count}{_others(sick)}{wording.because(reasons)}."
+                f"{count}{_others(sick)}{because(reasons)}."
             ),
             help=(
                 f"Look at the biases and the inputs of {worst}: are they far below "
@@ -140,9 +140,7 @@ class DeadUnits(Rule):
 
 def _others(sick: list[str]) -> str:
     others = len(sick) - 1
-    return f" (and most of those of {wording.plural(others, 'more layer')})" * (
-        others > 0
-    )
+    return f" (and most of those of {plural(others, 'more layer')})" * (others > 0)
 
 
 def consequence(

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from gradwatch.records import ChainRecord, PointRecord, StepRecord
-from gradwatch.rules import wording
+from gradwatch.rules.wording import unique
 from gradwatch.settings import Settings
 
 #: A single step that makes at least this share of D is a break, not a slope (chosen).
@@ -47,7 +47,7 @@ class DepthProfile:
     @property
     def chain_layers(self) -> tuple[str, ...]:
         """Layers of the chain, source first, each once."""
-        return wording.unique([point.layer for point in self.chain.points])
+        return unique([point.layer for point in self.chain.points])
 
     def relative(self) -> list[float]:
         """Return log10 of each point's gradient over the top's, source first."""

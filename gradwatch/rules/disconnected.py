@@ -7,7 +7,6 @@ from typing import ClassVar
 
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.disconnection import (
     called_layers,
@@ -18,6 +17,7 @@ from gradwatch.rules.disconnection import (
     silent_layers,
     uncalled_layers,
 )
+from gradwatch.rules.wording import some
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -159,7 +159,7 @@ def _silent(history: History, structure: Structure, settings: Settings) -> _Case
     return _Case(
         Severity.WARNING if trunk else Severity.NOTE,
         layers,
-        f"{wording.some(layers)} had an exactly zero gradient for {steps} steps{why}.",
+        f"{some(layers)} had an exactly zero gradient for {steps} steps{why}.",
         "Look for a product with zero, a mask, or a constant initialisation above.",
         _ZERO,
         steps,
@@ -176,7 +176,7 @@ def _cut(history: History, structure: Structure, settings: Settings) -> _Case | 
     return _Case(
         Severity.NOTE if quiet else Severity.WARNING,
         layers,
-        f"{wording.some(layers)} never had a gradient in {span} steps, although the "
+        f"{some(layers)} never had a gradient in {span} steps, although the "
         "layers above had one and the optimizer owns them.",
         f"Look for a detach, a no_grad or an argmax above {layers[-1]}.",
         "steps without any gradient",
@@ -198,7 +198,7 @@ def _outside(
     return _Case(
         Severity.NOTE if on_purpose else Severity.WARNING,
         layers,
-        f"{wording.some(layers)} get a gradient, but no optimizer owns them, {manner}.",
+        f"{some(layers)} get a gradient, but no optimizer owns them, {manner}.",
         "Compare `model.parameters()` with the optimizer's groups: was the layer made "
         "or replaced after the optimizer?",
         "steps in which no optimizer owned the weights",
@@ -218,7 +218,7 @@ def _uncalled(
     return _Case(
         Severity.NOTE,
         layers,
-        f"{wording.some(layers)} were never called in a training forward.",
+        f"{some(layers)} were never called in a training forward.",
         "If that is not on purpose, look at what the forward does with them.",
         "steps without a call",
         record.step + 1,

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from gradwatch.history import History
 from gradwatch.records import Coverage, ParameterRecord, StepRecord
-from gradwatch.rules import wording
 from gradwatch.rules.layer_signals import dead_shares
 from gradwatch.rules.weight_updates import weights
+from gradwatch.rules.wording import unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -148,7 +148,7 @@ def outside_optimizer(record: StepRecord, structure: Structure) -> tuple[str, ..
         and not p.update_ratio
     ]
     ordered = sorted(set(lost), key=lambda name: _order(structure, name))
-    return wording.unique(ordered)
+    return unique(ordered)
 
 
 def is_on_purpose(

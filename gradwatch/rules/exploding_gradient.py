@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
-from gradwatch.rules import loss_curve, wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_unmet
 from gradwatch.rules.layer_signals import forward_growth
+from gradwatch.rules.loss_curve import RISEN, has_risen
 from gradwatch.rules.weight_updates import median_update
+from gradwatch.rules.wording import because, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -116,7 +117,7 @@ class ExplodingGradient(Rule):
         text = (
             f"The gradient gains {gained:.1f} decades{worst.where()} between "
             f"{worst.top} and {worst.source} ({-worst.per_layer:.2f} a layer): "
-            f"{worst.shape()}{wording.because(reasons)}."
+            f"{worst.shape()}{because(reasons)}."
         )
         if not worst.chain.structure_known:
             text += " The graph could not be read, so module order stands in for it."
@@ -138,7 +139,7 @@ class ExplodingGradient(Rule):
                 "sums without a norm or a scale: each layer multiplies the gradient."
             ),
             evidence=(decides, *context),
-            layers=wording.unique([point.layer for point in sick]),
+            layers=unique([point.layer for point in sick]),
             origin=sick[-1].layer,
         )
 
@@ -202,10 +203,8 @@ def consequence(
     )
     if not finite or (record.loss is not None and not math.isfinite(record.loss)):
         reasons.append("something is not finite")
-    if loss_curve.has_risen(history):
+    if has_risen(history):
         ratio = history.loss_ratio() or 0.0
-        evidence.append(
-            Evidence("newest loss over first", ratio, loss_curve.RISEN, "", steps)
-        )
+        evidence.append(Evidence("newest loss over first", ratio, RISEN, "", steps))
         reasons.append(f"the loss has risen to {ratio:.3g} times its first value")
     return reasons, evidence

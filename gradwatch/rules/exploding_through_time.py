@@ -7,11 +7,11 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import TimeProfile
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.exploding_gradient import consequence
 from gradwatch.rules.time_profiles import TimeChange, growing, time_unmet
 from gradwatch.rules.vanishing_through_time import recurrent_context
+from gradwatch.rules.wording import because, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -110,13 +110,13 @@ class ExplodingThroughTime(Rule):
             message=(
                 f"The gradient of {worst.layer} gains {change.decades:.1f} decades "
                 f"over {change.start - change.end} time steps{way} "
-                f"({change.per_step:.2f} a step){wording.because(reasons)}."
+                f"({change.per_step:.2f} a step){because(reasons)}."
             ),
             help=(
                 "Look at the scale of the recurrent weight and at clipping: is the "
                 "global norm clipped near its usual size?"
             ),
             evidence=(decides, *context, *recurrent_context(worst, steps)),
-            layers=wording.unique([p.layer for p, _ in grown]),
+            layers=unique([p.layer for p, _ in grown]),
             origin=worst.layer,
         )

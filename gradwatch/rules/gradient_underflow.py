@@ -8,9 +8,9 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import StepRecord
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.weight_updates import weights
+from gradwatch.rules.wording import unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -98,7 +98,7 @@ class GradientUnderflow(Rule):
             )
         elif record.loss_scale == 1.0:
             severity, why = Severity.WARNING, "no loss scale is in use"
-        layers = wording.unique(
+        layers = unique(
             [
                 p.layer
                 for p in weights(record, structure)

@@ -9,8 +9,8 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import NonFiniteOrigin, StepRecord
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
+from gradwatch.rules.wording import unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -79,7 +79,7 @@ class NonFinite(Rule):
             return None
         origin = _origin(history, seen, settings)
         layers = seen.layers if origin.layer is None else (origin.layer, *seen.layers)
-        layers = wording.unique(layers)
+        layers = unique(layers)
         record = history.latest
         assert record is not None
         window = (seen.first_step, max(seen.first_step, history.last_step))
@@ -153,7 +153,7 @@ def _look(history: History) -> _Sighting | None:
     return _Sighting(
         kinds=tuple(name for name, bad in kinds.items() if bad),
         first_step=min(steps),
-        layers=wording.unique([*outputs, *gradients, *parameters]),
+        layers=unique([*outputs, *gradients, *parameters]),
         harmless=not any(bad for name, bad in kinds.items() if name != "outputs"),
     )
 

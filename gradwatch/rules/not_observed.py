@@ -7,8 +7,8 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import Coverage
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
+from gradwatch.rules.wording import some, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -73,12 +73,12 @@ class NotObserved(Rule):
         if not missed:
             return None
         share = len(missed) / len(wanted)
-        why = wording.unique([reasons.get(name, "no reason known") for name in missed])
+        why = unique([reasons.get(name, "no reason known") for name in missed])
         return self.finding(
             severity=Severity.NOTE,
             message=(
                 f"{len(missed)} of {len(wanted)} trainable weight layers could not be "
-                f"seen ({'; '.join(why)}): {wording.some(missed)}."
+                f"seen ({'; '.join(why)}): {some(missed)}."
             ),
             help="What is said of the network holds for the other layers only.",
             evidence=(

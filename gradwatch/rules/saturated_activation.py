@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.layer_signals import saturated_shares
+from gradwatch.rules.wording import some
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -83,7 +83,7 @@ class SaturatedActivation(Rule):
         origin = (on_trunk or sick)[0]
         sick.sort(key=shares.__getitem__, reverse=True)
         worst = sick[0]
-        others = f", and of {wording.some(sick[1:])}" if len(sick) > 1 else ""
+        others = f", and of {some(sick[1:])}" if len(sick) > 1 else ""
         return self.finding(
             severity=Severity.WARNING if on_trunk else Severity.NOTE,
             message=(

@@ -7,9 +7,9 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import StepRecord
-from gradwatch.rules import loss_curve
 from gradwatch.rules.base import Rule
 from gradwatch.rules.layer_signals import hidden_chain_layers, sample_signals
+from gradwatch.rules.loss_curve import is_learning
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -99,7 +99,7 @@ class SignalCollapse(Rule):
                     "context only",
                 )
             )
-        learning = loss_curve.is_learning(history, settings)
+        learning = is_learning(history, settings)
         where = (
             f"and at {first} already, so the data itself hardly varies"
             if same_from_start

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
-from gradwatch.rules import wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.pulse_spikes import spikes
+from gradwatch.rules.wording import plural, some
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -90,14 +90,14 @@ class TrainingSpike(Rule):
         rose = next((spike for spike in found if spike.loss_rose), None)
         many = len(found) >= settings.spike_warning_events
         window = (found[0].step, history.last_step)
-        at = wording.some([str(spike.step) for spike in found])
+        at = some([str(spike.step) for spike in found])
         after = (
             "" if rose is None else f"; after step {rose.step} the loss stays higher"
         )
         return self.finding(
             severity=Severity.WARNING if many or rose is not None else Severity.NOTE,
             message=(
-                f"{wording.plural(len(found), 'sudden jump')} in the last "
+                f"{plural(len(found), 'sudden jump')} in the last "
                 f"{settings.spike_warning_steps} steps (at {at}), the largest of the "
                 f"{largest.quantity}, to {largest.ratio:.0f} times its running median"
                 f"{after}."

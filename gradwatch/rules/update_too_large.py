@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
-from gradwatch.rules import loss_curve
 from gradwatch.rules.base import Rule
+from gradwatch.rules.loss_curve import is_learning
 from gradwatch.rules.weight_updates import update_ratios
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
@@ -91,7 +91,7 @@ class UpdateTooLarge(Rule):
         )
         severity = Severity.WARNING
         note = ""
-        if loss_curve.is_learning(history, settings):
+        if is_learning(history, settings):
             severity, note = Severity.NOTE, ", while the loss falls all the same"
         elif update >= _SEVERE * limit:
             severity = Severity.CRITICAL

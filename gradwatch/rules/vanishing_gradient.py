@@ -7,11 +7,12 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import StepRecord
-from gradwatch.rules import loss_curve, wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_unmet
 from gradwatch.rules.layer_signals import weakest_signal
+from gradwatch.rules.loss_curve import is_flat
 from gradwatch.rules.weight_updates import outside_workable_range, starvation
+from gradwatch.rules.wording import because, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -127,7 +128,7 @@ class VanishingGradient(Rule):
         text = (
             f"The gradient loses {worst.decades:.1f} decades{worst.where()} between "
             f"{worst.top} and {worst.source} ({worst.per_layer:.2f} a layer): "
-            f"{worst.shape()}{wording.because(reasons)}."
+            f"{worst.shape()}{because(reasons)}."
         )
         if not known:
             text += " The graph could not be read, so module order stands in for it."
@@ -147,7 +148,7 @@ class VanishingGradient(Rule):
             message=text,
             help=_help(reasons, sick[-1].label),
             evidence=(decides, *context),
-            layers=wording.unique([point.layer for point in sick]),
+            layers=unique([point.layer for point in sick]),
             origin=sick[-1].layer,
         )
 
@@ -208,7 +209,7 @@ def consequence(
         )
         if signal <= limit:
             reasons.append(f"the outputs of {layer} hardly depend on the input")
-    flat = loss_curve.is_flat(history, settings, settings.flat_loss_steps)
+    flat = is_flat(history, settings, settings.flat_loss_steps)
     if flat is not None:
         ratio = history.loss_ratio() or 0.0
         limit = settings.flat_loss_ratio

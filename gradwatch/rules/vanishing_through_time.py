@@ -7,11 +7,12 @@ from typing import ClassVar
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import TimeProfile
-from gradwatch.rules import loss_curve, wording
 from gradwatch.rules.base import Rule
 from gradwatch.rules.layer_signals import sample_signals
+from gradwatch.rules.loss_curve import is_flat
 from gradwatch.rules.time_profiles import TimeChange, fading, horizon, time_unmet
 from gradwatch.rules.weight_updates import outside_workable_range
+from gradwatch.rules.wording import because, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -108,7 +109,7 @@ class VanishingThroughTime(Rule):
                 faded.append((profile, change))
         if not faded:
             return None
-        layers = wording.unique([p.layer for p, _ in faded])
+        layers = unique([p.layer for p, _ in faded])
         worst, change = max(faded, key=lambda pair: pair[1].decades)
         reasons, context = consequence(history, structure, settings, layers)
         severity = Severity.NOTE
@@ -136,7 +137,7 @@ class VanishingThroughTime(Rule):
         )
         return self.finding(
             severity=severity,
-            message=f"{text}{wording.because(reasons)}.",
+            message=f"{text}{because(reasons)}.",
             help=_help(reasons, reach),
             evidence=(
                 decides,
@@ -216,7 +217,7 @@ def consequence(
     steps = (record.step, record.step)
     reasons: list[str] = []
     evidence: list[Evidence] = []
-    flat = loss_curve.is_flat(history, settings, settings.time_flat_loss_steps)
+    flat = is_flat(history, settings, settings.time_flat_loss_steps)
     if flat is not None:
         ratio = history.loss_ratio() or 0.0
         limit = settings.flat_loss_ratio
