@@ -38,10 +38,11 @@ ORDER = (
     ("remedies",),
     ("recommender",),
     ("trials",),
-    ("run_facts", "report"),
-    ("console", "html", "runlog"),
+    ("run_facts", "report", "report_parts", "report_words", "report_build"),
+    ("console_text", "console_layers", "console_report", "console_live", "console"),
+    ("html", "runlog"),
     ("session", "precheck"),
-    ("cli", "integrations"),
+    ("cli", "__main__", "integrations"),
 )
 # `Report`'s render methods and the commands import what they use when they are called.
 LATE_IMPORTS_IN = {"report", "cli"}

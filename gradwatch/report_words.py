@@ -1,0 +1,159 @@
+"""What a report says in words: its one sentence, its next step, lists of layers."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+
+from gradwatch.findings import Finding, Health
+from gradwatch.report import Report
+from gradwatch.settings import Settings
+
+_NUMBER = re.compile(r"\d+")
+_SPELLED_OUT = 3
+
+
+def sentence(report: Report, settings: Settings) -> str:
+    """Return the one sentence that matters.
+
+    Args:
+        report: The report, complete but for its words.
+        settings: The limits in use.
+
+    Returns:
+        A sentence.
+    """
+    steps, probes = report.run.steps, len(report.run.probe_steps)
+    if not steps:
+        return "No optimizer step of this model was seen, so there is nothing to judge."
+    if not probes:
+        return f"{count(steps, 'step')} went by without a probe: nothing was judged."
+    if report.health is Health.HEALTHY:
+        notes = count(len(report.findings), "note")
+        also = f"; {notes}, no alarm" if report.findings else ""
+        weights = report.coverage.weight_layers_observed
+        return (
+            f"No sign of a gradient defect in {count(weights, 'weight layer')} over "
+            f"{_over(report)}{also}."
+        )
+    if report.findings:
+        first = report.findings[0]
+        if first.confirmed:
+            return headline(first)
+        return f"Not confirmed yet, after {_probes(probes)}: {headline(first)}"
+    share = report.coverage.share
+    if share is not None and share < settings.healthy_coverage:
+        seen = report.coverage
+        return (
+            f"No defect was seen, but only {seen.weight_layers_observed} of "
+            f"{seen.num_weight_layers} trainable weight layers could be observed: too "
+            "few to call the network healthy."
+        )
+    if probes < settings.healthy_probes:
+        return (
+            f"{_probes(probes)}: no sign of a gradient defect yet; it takes "
+            f"{settings.healthy_probes} probes to call a network healthy."
+        )
+    return "There is not enough evidence for a verdict."
+
+
+def next_step(report: Report, settings: Settings) -> str:
+    """Return the one next thing to do, or what a healthy verdict rests on.
+
+    Args:
+        report: The report, complete but for its words.
+        settings: The limits in use.
+
+    Returns:
+        One or two sentences.
+    """
+    if not report.run.steps:
+        return (
+            "Train inside the `with` block, or call `watch.step()` after each step of "
+            "an optimizer that is not a torch.optim.Optimizer."
+        )
+    if report.health is Health.HEALTHY:
+        return _checked(report)
+    if report.findings:
+        first = report.findings[0]
+        return f"{first.help} `gradwatch explain {first.code}` says more."
+    if report.run.probe_steps and report.coverage.reasons:
+        reason = report.coverage.reasons[0]
+        because = f" ({reason.reason})" if reason.reason else ""
+        return (
+            f"Make more layers visible: {name_layers(reason.layers)} could not be "
+            f"seen{because}."
+        )
+    if len(report.run.probe_steps) < settings.healthy_probes:
+        return "Train a few more steps under the watch."
+    return f"See which rules could not be judged, and why. {_checked(report)}"
+
+
+def _checked(report: Report) -> str:
+    done = count(len(report.checked), "rule")
+    probes = _probes(len(report.run.probe_steps))
+    text = f"{done} checked at {probes} over {_over(report)}"
+    left = len(report.not_checked)
+    return f"{text}; {left} could not be judged here." if left else f"{text}."
+
+
+def _over(report: Report) -> str:
+    probed = report.run.probe_steps
+    first = min(probed, default=0)
+    last = max(report.run.steps - 1, *probed) if probed else report.run.steps - 1
+    return f"steps {first} to {last}" if last > first else f"step {first}"
+
+
+def _probes(number: int) -> str:
+    return count(number, "probe")
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, such as `1 probe` or `12,000 steps`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def headline(finding: Finding) -> str:
+    """Return the first clause of a finding's message as a sentence."""
+    first = re.split(r"; |(?<=[^.])\. ", finding.message, maxsplit=1)[0]
+    return first.rstrip(" .;") + "."
+
+
+def name_layers(layers: Sequence[str], order: Mapping[str, int] | None = None) -> str:
+    """Return a list of layers in few words, such as `fc.0 … fc.9 (10 layers)`.
+
+    Three dots stand for layers in between only where nothing else lies between: the
+    names count up in equal steps, or follow each other in `order`.
+
+    Args:
+        layers: Names.
+        order: Place of each layer in the report's table, if known.
+
+    Returns:
+        The list; empty without any layer.
+    """
+    names = list(dict.fromkeys(layers))
+    if len(names) <= _SPELLED_OUT:
+        return ", ".join(names)
+    ordered = _range(names, order or {})
+    if ordered:
+        return f"{ordered[0]} … {ordered[-1]} ({len(names)} layers)"
+    return f"{', '.join(names[:_SPELLED_OUT])} and {len(names) - _SPELLED_OUT} more"
+
+
+def _range(names: Sequence[str], order: Mapping[str, int]) -> list[str]:
+    """Return the names in order if they are a run without gaps, else nothing."""
+    if all(name in order for name in names):
+        by_place = sorted(names, key=order.__getitem__)
+        if order[by_place[-1]] - order[by_place[0]] == len(names) - 1:
+            return by_place
+    numbers = [tuple(map(int, _NUMBER.findall(name))) for name in names]
+    if len({_NUMBER.sub("#", name) for name in names}) > 1 or not numbers[0]:
+        return []
+    by_number = sorted(range(len(names)), key=numbers.__getitem__)
+    steps = {
+        tuple(b - a for a, b in zip(numbers[left], numbers[right], strict=True))
+        for left, right in itertools.pairwise(by_number)
+    }
+    return [names[index] for index in by_number] if len(steps) == 1 else []
