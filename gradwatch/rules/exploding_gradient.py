@@ -12,7 +12,7 @@ from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_un
 from gradwatch.rules.layer_signals import forward_growth
 from gradwatch.rules.loss_curve import RISEN, has_risen
 from gradwatch.rules.weight_updates import median_update
-from gradwatch.rules.wording import because, unique
+from gradwatch.rules.wording import because, relative_step, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -195,7 +195,9 @@ def consequence(
         limit = settings.max_update_ratio
         evidence.append(Evidence("median update ratio", update, limit, "", steps))
         if update >= limit:
-            reasons.append(f"one step moves the weights by {update:.0%} of their size")
+            reasons.append(
+                f"one step moves the median weight by {relative_step(update)}"
+            )
     finite = all(
         flag is not False
         for layer in record.layers

@@ -10,6 +10,7 @@ from gradwatch.history import History
 from gradwatch.rules.base import Rule
 from gradwatch.rules.loss_curve import is_learning
 from gradwatch.rules.weight_updates import update_ratios
+from gradwatch.rules.wording import relative_step
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -102,7 +103,7 @@ class UpdateTooLarge(Rule):
         return self.finding(
             severity=severity,
             message=(
-                f"One step changes the median weight by {update:.0%} of its size "
+                f"One step changes the median weight by {relative_step(update)} "
                 f"(healthy: 0.01% to 3%){note}."
             ),
             help=f"Look at the learning rate{rate}.",

@@ -199,6 +199,8 @@ def consequence(
         if starved <= limit:
             reasons.append(
                 f"the lower layers move {starved:.1g} times as far as the upper ones"
+                if starved > 0
+                else "the lower layers do not move at all"
             )
     weakest = weakest_signal(record, _hidden(record, structure, profile))
     if weakest is not None:

@@ -37,3 +37,10 @@ def unique(layers: Sequence[str]) -> tuple[str, ...]:
 def because(reasons: Sequence[str]) -> str:
     """Return a clause that lists the reasons, empty without any."""
     return f"; {', and '.join(reasons)}" if reasons else ""
+
+
+def relative_step(ratio: float) -> str:
+    """Return an update ratio in words, such as ``20% of its size``."""
+    if ratio < 10.0:
+        return f"{ratio:.0%} of its size"
+    return f"{ratio:.3g} times its size"
