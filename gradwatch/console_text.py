@@ -52,7 +52,7 @@ def inert(text: str) -> str:
 
 
 def plain_for(encoding: str | None, text: str) -> str:
-    """Return the text with signs that `encoding` cannot hold replaced; None holds all."""
+    """Return the text with plain signs for those that `encoding` cannot hold."""
     if encoding is None:
         return text
     try:
@@ -73,22 +73,23 @@ def number(value: float | None, digits: int = 2) -> str:
         return "Inf" if value > 0 else "-Inf"
     if value == int(value) and abs(value) < 1e5:
         return str(int(value))
-    text = f"{value:.{digits}e}" if abs(value) < 1e-3 else f"{value:.{digits}g}"
-    mantissa, mark, exponent = text.partition("e")
-    if not mark:
-        return text
+    if 1e-3 <= abs(value) < 1e5:
+        return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
+    return _scientific(value, digits)
+
+
+def _scientific(value: float, digits: int) -> str:
+    mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
     if "." in mantissa:
         mantissa = mantissa.rstrip("0").rstrip(".")
     return f"{mantissa}e{int(exponent)}"
 
 
 def compact(value: float | None) -> str:
-    """Return a number with two digits and at most seven characters."""
-    if value is None or not math.isfinite(value) or value == 0:
+    """Return a number with about two digits and at most seven characters."""
+    if value is None or not math.isfinite(value) or abs(value) < 1e4:
         return number(value)
-    if 1e-3 <= abs(value) < 1e3:
-        return f"{value:.2g}"
-    return number(float(f"{value:.1e}"), 1)
+    return _scientific(value, 2)
 
 
 def decades(value: float | None) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -36,9 +36,6 @@ from gradwatch.report_parts import (
     TimeSummary,
     UncheckedRule,
 )
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -233,7 +230,7 @@ class Report(ReportPart):
             ) from None
         return cls.from_json(text, source=str(file))
 
-    def __rich__(self) -> RenderableType:
+    def __rich__(self) -> Any:
         from gradwatch.console import render_report
 
         return render_report(self)
