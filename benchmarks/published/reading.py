@@ -73,10 +73,11 @@ class Reading:
 def trainable_weight_layers(model: nn.Module) -> tuple[str, ...]:
     """Return the modules that own a trainable weight of two or more dimensions.
 
-    Embeddings are left out. Tied weights count once for each module that holds them.
+    Embeddings are left out. Tied weights count once for each module that holds them;
+    a parametrized weight belongs to the module that it is computed for.
     """
-    return tuple(
-        name
+    names = (
+        name.split(".parametrizations.")[0]
         for name, module in model.named_modules()
         if not isinstance(module, EMBEDDINGS)
         and any(
@@ -84,6 +85,7 @@ def trainable_weight_layers(model: nn.Module) -> tuple[str, ...]:
             for parameter in module.parameters(recurse=False)
         )
     )
+    return tuple(dict.fromkeys(names))
 
 
 def _plain(value: Any) -> str:
