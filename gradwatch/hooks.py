@@ -129,7 +129,7 @@ class _BackwardEndHook(_Inert):
         self.manager = manager
 
     def __call__(self, parameter: Tensor) -> None:
-        if torch.compiler.is_compiling() or not self.manager.attached:
+        if self.manager.quiet or torch.compiler.is_compiling():
             return
         self.manager.guard(self._queue, self._first)
 
@@ -156,6 +156,8 @@ class HookManager:
         self.events = events
         self.attached = False
         self.armed = False
+        #: Set on steps without a pulse: nobody asks for the end of backward.
+        self.quiet = False
         self.failure: str | None = None
         self._model = weakref.ref(model)
         self._permanent: list[Any] = []
@@ -261,6 +263,10 @@ class HookManager:
             return threading.get_ident()
         return self._thread
 
+    def note_training_thread(self) -> None:
+        """Count only forwards of the thread that steps the optimizer from now on."""
+        self._thread = threading.get_ident()
+
     # -- optimizer steps ----------------------------------------------------------
 
     def step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
@@ -268,13 +274,14 @@ class HookManager:
         key = id(optimizer)
         depth = self._depth.get(key, 0)
         self._depth[key] = depth + 1
-        if depth > 0 or not self.guard(self.events.owns, optimizer):
+        if depth > 0:
             return None
-        self._thread = threading.get_ident()
         position = next((n for n, a in enumerate(args) if n and callable(a)), None)
         closure = kwargs.get("closure") if position is None else args[position]
         if closure is None:
             self.guard(self.events.on_step_begin, optimizer)
+            return None
+        if not self.guard(self.events.owns, optimizer):
             return None
         wrapped = self._wrap(closure, optimizer)
         if position is None:
@@ -306,8 +313,7 @@ class HookManager:
             self._depth[key] = depth
             return
         self._depth.pop(key, None)
-        if self.guard(self.events.owns, optimizer):
-            self.guard(self.events.on_step_end, optimizer)
+        self.guard(self.events.on_step_end, optimizer)
 
     # -- failure ------------------------------------------------------------------
 
@@ -315,12 +321,15 @@ class HookManager:
         """Run ours; on an error detach, warn once, and let training go on."""
         if not self.attached:
             return None
+        grad_enabled = torch.is_grad_enabled()
+        torch._C._set_grad_enabled(False)  # a context manager costs ten times as much
         try:
-            with torch.no_grad():
-                return function(*args)
+            return function(*args)
         except Exception:
             self._fail(traceback.format_exc())
             return None
+        finally:
+            torch._C._set_grad_enabled(grad_enabled)
 
     def _fail(self, reason: str) -> None:
         self.failure = reason

@@ -22,11 +22,17 @@ class LastForward:
         self.kwargs: dict[str, Any] = {}
         self.rng: Tensor | None = None
 
-    def remember(self, args: tuple[Any, ...], kwargs: Any) -> None:
-        """Keep the inputs of a training forward."""
+    def remember(self, args: tuple[Any, ...], kwargs: Any, *, random: bool) -> None:
+        """Keep the inputs of a training forward.
+
+        Args:
+            args: Positional inputs.
+            kwargs: Keyword inputs.
+            random: Whether to keep the random state, for models with dropout.
+        """
         self.args = args
         self.kwargs = dict(kwargs or {})
-        self.rng = torch.get_rng_state()
+        self.rng = torch.get_rng_state() if random else None
 
 
 def replay_forward(model: nn.Module, last: LastForward, step: int) -> NonFiniteOrigin:

@@ -161,6 +161,7 @@ class Observer:
         return ", ".join(kinds) or self._device
 
     _device = ""
+    _random = True
 
     @property
     def attached(self) -> bool:
@@ -195,6 +196,7 @@ class Observer:
             )
         self._parameters = WeakValueDictionary(parameters)
         self._device = self.device
+        self._random = any("Dropout" in facts.kind for facts in self._facts.values())
 
     def _chosen(self, name: str, module: nn.Module) -> bool:
         if name == "":
@@ -244,7 +246,9 @@ class Observer:
     def on_root_forward(self, args: tuple[Any, ...], kwargs: Any) -> None:
         """Keep references to the inputs and the RNG state of the last forward."""
         if self.settings.nan_origin != "off":
-            self._last.remember(args, kwargs)
+            started = time.perf_counter()
+            self._last.remember(args, kwargs, random=self._random)
+            self._spend(started)
 
     def on_root_output(self, output: Any) -> None:
         """Note the loss where the model computes it itself."""
@@ -317,6 +321,9 @@ class Observer:
     def on_step_begin(self, optimizer: Optimizer) -> None:
         """Read gradients as the optimizer gets them."""
         started = time.perf_counter()
+        if not self.owns(optimizer):
+            return
+        self.hooks.note_training_thread()
         if not self._scaler_sought:
             self._scaler = _find_scaler()
             self._scaler_sought = True
@@ -381,10 +388,8 @@ class Observer:
             others = frozenset(self._watched - owned - self._other_owned(optimizer))
             owned = owned | others
         scaled = self._scale_tensor() is not None
-        sixteen = any(p.dtype in (torch.float16,) for p in self._parameters.values())
-        probe.at_step.read_gradients(
-            dict(self._parameters), set(owned), scaled or sixteen
-        )
+        zeros = scaled or probe.float16
+        probe.at_step.read_gradients(dict(self._parameters), set(owned), zeros)
         if clock:
             probe.read_step()
 
@@ -399,6 +404,8 @@ class Observer:
     def on_step_end(self, optimizer: Optimizer) -> None:
         """Measure the update; end the probe; decide about the next step."""
         started = time.perf_counter()
+        if not self.owns(optimizer):
+            return
         if self._probe is not None:
             self._probe.at_step.read_updates()
         clock = self._clock() if self._clock is not None else None
@@ -433,6 +440,7 @@ class Observer:
         self._spend(started)
         self._time_step(now)
         self._pulse_wanted = self.rhythm.wants_pulse(self.step)
+        self.hooks.quiet = not self._pulse_wanted
         if not self._pulse_wanted:
             self._pulses.drop()
         if self.rhythm.wants_probe(self.step):
@@ -442,7 +450,8 @@ class Observer:
             self._spend(armed)
 
     def _time_step(self, now: float) -> None:
-        if self.step == self.settings.budget_after:
+        # The last probe of the opening rhythm lies at this step; it is not in the sum.
+        if self.step == self.settings.budget_after + 1:
             self.started_after = now
             self.seconds_after = 0.0
         step_s = now - self.last_event - self._spent_in_step
@@ -469,6 +478,7 @@ class Observer:
         self._probe = probe
         self._probe_seconds = 0.0
         self._pulse_wanted = True
+        self.hooks.quiet = False
         self.hooks.arm()
 
     def _seal(self, optimizer: Optimizer | None, started: float) -> None:

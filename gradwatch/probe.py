@@ -99,6 +99,7 @@ class Probe:
         self._saved_hooks = False
         self._fresh_group = True
         self.loss_is_users = False
+        self.float16 = False
         self.loop_layers: set[str] = set()
         self._unit_dim = -1
 
@@ -176,6 +177,7 @@ class Probe:
     ) -> None:
         self.layers.append(entry)
         entry.requires_grad = bool(outputs)
+        self.float16 = self.float16 or any(t.dtype is torch.float16 for t in outputs)
         entry.outputs = tuple(t.grad_fn for t in outputs if t.grad_fn is not None)
         if outputs:
             dim = entry.facts.unit_dim

@@ -109,6 +109,7 @@ class _Builder:
             coverage=tuple(coverage.items()),
             coverage_reasons=tuple(reasons.items()),
             non_finite=self._origin(layers),
+            float16=self.probe.float16,
             zero_init_downstream=self._zero_init(parameters),
             local_rank=self.context.local_rank,
             lr=self.context.lr,

@@ -62,6 +62,7 @@ def compose_report(
             num_parameters=num_parameters,
             optimizers=observer.optimizer_names,
             device=observer.device,
+            steps=observer.step,
             notes=notes,
         ),
         checked=checked,
