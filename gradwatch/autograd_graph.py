@@ -140,6 +140,8 @@ class Graph:
                 self.container_names[at] = name
         indices = [i for i in map(self.index, roots) if i is not None]
         self.roots = [i for i in dict.fromkeys(indices) if not self.parents[i]]
+        #: Where the loss enters, for dominators.
+        self.entries = self.roots
 
     def container_label(self, index: int) -> str | None:
         """Return the container that a node ends, also with an activation or norm on it.
@@ -306,13 +308,31 @@ class Graph:
 
         graph: nx.DiGraph[int] = nx.DiGraph()
         graph.add_node(-1)
-        graph.add_edges_from((-1, root) for root in self.roots if self.carries[root])
+        graph.add_edges_from((-1, root) for root in self.entries if self.carries[root])
         for index in range(len(self.nodes)):
             if self.carries[index]:
                 graph.add_edges_from(
                     (index, child) for child in self.carrying_children(index)
                 )
         return dict(nx.immediate_dominators(graph, -1))
+
+    def enter_at_last_head(self) -> bool:
+        """Follow the loss through the head that ran last only.
+
+        Side losses (a router's balance, auxiliary classifiers) reach every layer by
+        ways of their own, so that nothing dominates; the main output's way is the trunk.
+
+        Returns:
+            Whether there is a head.
+        """
+        heads = [call for call in self.calls if call.weight and self.is_head(call)]
+        if not heads:
+            return False
+        last = self.output_index(max(heads, key=lambda call: call.order))
+        assert last is not None
+        self.entries = [last]
+        self.__dict__.pop("_immediate_dominators", None)
+        return True
 
     def dominators(self, index: int) -> list[int]:
         """Return the nodes through which every path from the loss to a node passes.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-#: Wrappers' prefixes that are not part of a layer's name.
-_WRAPPERS: tuple[str, ...] = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-_WRAPPERS += ("_checkpoint_wrapped_module.",)
+#: Prefixes that wrappers inside a model add to a layer's name. DDP's `module.` is not
+#: among them: models have modules of that name of their own.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 _CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)

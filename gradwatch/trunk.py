@@ -58,6 +58,13 @@ def plan_chains(graph: Graph) -> list[Chain]:
     Returns:
         Chains of at least 3 points.
     """
+    chains = _plan(graph)
+    if not chains and graph.enter_at_last_head():
+        chains = _plan(graph)
+    return chains
+
+
+def _plan(graph: Graph) -> list[Chain]:
     streams: dict[tuple[int, ...], tuple[str, list[list[Point]]]] = {}
     for group in _groups(graph.sources):
         segments = _segments(graph, group)
