@@ -1,0 +1,1 @@
+"""The set-ups, a module a family."""
