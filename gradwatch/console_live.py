@@ -121,12 +121,19 @@ def _other_display(own: Sequence[Any]) -> bool:
     # Rich 14.1 keeps a stack of displays, older ones keep one.
     if getattr(shared, "_live_stack", None) or getattr(shared, "_live", None):
         return True
-    if any(type(t).__name__ == "_RefreshThread" for t in threading.enumerate()):
+    if any(map(_refreshes, threading.enumerate())):
         return True
     return any(
         isinstance(stream, FileProxy) and not any(stream is mine for mine in own)
         for stream in (sys.stdout, sys.stderr)
     )
+
+
+def _refreshes(thread: threading.Thread) -> bool:
+    """Whether a thread redraws a rich display, on whatever console."""
+    done: Any = getattr(thread, "done", None)
+    named = type(thread).__name__ == "_RefreshThread"
+    return named and not (isinstance(done, threading.Event) and done.is_set())
 
 
 def render_panel(
