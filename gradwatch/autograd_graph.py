@@ -3,8 +3,8 @@
 A *call* is one run of a leaf module. Nodes of the graph are given to the calls that
 made them; what is left over are functional operations. From that come the *sources*
 (first weight layers on a data path), the *heads* (last ones), the dominators of each
-source, and the joins where paths meet (facts A5, B2b). Nothing is executed and nothing is kept:
-a `Graph` lives for one backward pass.
+source, and the joins where paths meet (facts A5, B2b). Nothing is executed and nothing
+is kept: a `Graph` lives for one backward pass.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ class Graph:
         """Follow the loss through the head that ran last only.
 
         Side losses (a router's balance, auxiliary classifiers) reach every layer by
-        ways of their own, so that nothing dominates; the main output's way is the trunk.
+        ways of their own, so that nothing dominates; the main output's is the trunk.
 
         Returns:
             Whether there is a head.

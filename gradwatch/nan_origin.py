@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gradwatch.hooks import hooks_on_copy
 from gradwatch.layers import clean_name
 from gradwatch.records import NonFiniteOrigin
 from gradwatch.statistics import plain, tensors_in
@@ -96,8 +97,6 @@ def _first_bad_module(
         else:
             detail = "its input was already not finite"
             found.append((names[id(module)], "input", detail))
-
-    from gradwatch.hooks import hooks_on_copy
 
     with (
         torch.random.fork_rng(devices=()),

@@ -7,13 +7,13 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 from weakref import WeakValueDictionary
 
-import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradwatch.history import History
@@ -27,7 +27,7 @@ from gradwatch.pulse import PulseReader, PulseReading
 from gradwatch.records import NonFiniteOrigin, PulseRecord, StepRecord
 from gradwatch.rhythm import Rhythm
 from gradwatch.settings import Settings
-from gradwatch.statistics import Pending
+from gradwatch.statistics import Pending, plain
 from gradwatch.structure import Structure
 
 #: Steps a watch waits for its clock optimizer before another one becomes the clock.
@@ -108,6 +108,7 @@ class Observer:
         self._probe_seconds = 0.0
         self._reading: PulseReading | None = None
         self._pulses = PulseReader([])
+        self._pulsed: tuple[tuple[str, int], ...] = ()
         self._pending_pulses: deque[_PendingPulse] = deque()
         self._pending_probes: deque[_PendingProbe] = deque()
         self._loss: float | Tensor | None = None
@@ -191,9 +192,16 @@ class Observer:
         if ids != self._watched:
             self._watched = ids
             self._owned.clear()
-            self._pulses = PulseReader(
-                [p for p in parameters.values() if p.requires_grad]
-            )
+        trainable = {
+            name: p
+            for name, p in parameters.items()
+            if p.requires_grad and not is_lazy(p)
+        }
+        # Unfrozen, replaced and lazy parameters change what a pulse reads.
+        key = tuple((name, id(p)) for name, p in trainable.items())
+        if key != self._pulsed:
+            self._pulsed = key
+            self._pulses = PulseReader(list(trainable.values()))
         self._parameters = WeakValueDictionary(parameters)
         self._device = self.device
         self._random = any("Dropout" in facts.kind for facts in self._facts.values())
@@ -224,8 +232,8 @@ class Observer:
         """Remember which tensors begin at zero, such as LoRA's B."""
         zero = []
         for name, parameter in self._parameters.items():
-            data = parameter.detach()
-            if data.is_meta or data.numel() == 0 or not hasattr(data, "any"):
+            data = plain(parameter)
+            if data is None:
                 continue
             if not bool(data.reshape(-1)[:1024].any()) and not bool(data.any()):
                 zero.append(name)
@@ -498,7 +506,7 @@ class Observer:
             in_optimizer=frozenset(self._in_optimizer) if self.optimizers else None,
             zero_at_attach=self._zero_at_attach,
             zero_run=zero_run,
-            zero_names=[n for n, p in self._parameters.items() if p.requires_grad],
+            zero_names=[name for name, _ in self._pulsed],
             pulse_every=self.rhythm.pulse_every if self.step >= 50 else 1,
             scaled_parameters=_unscales_inside(optimizer),
             loss=loss if isinstance(loss, float) else None,
@@ -592,8 +600,6 @@ class Observer:
                 waiting.context.loss = pulses[-1].loss
         record = build_record(waiting.probe, waiting.pending, waiting.context)
         if record.non_finite is None and self._origin is not None:
-            from dataclasses import replace
-
             record = replace(record, non_finite=self._origin)
         self.history.add_probe(record)
         self.num_probes += 1

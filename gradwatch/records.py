@@ -19,7 +19,7 @@ class Coverage(str, Enum):
     NO_GRADIENT = "no-gradient"
     """Frozen, unused in the loss, or run without gradients."""
     NOT_SEEN = "not-seen"
-    """Its hook never fired: compiled, scripted, internal to another module, uncalled."""
+    """Its hook never fired: compiled, scripted, internal to a module, uncalled."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from gradwatch.detector import Detector
+from gradwatch.console import ConsoleView
+from gradwatch.detector import Detector, health_of
 from gradwatch.errors import ModelError, SettingsError
-from gradwatch.findings import Finding, Health
+from gradwatch.findings import Finding, Health, Severity
 from gradwatch.history import History
+from gradwatch.layers import count_entries
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.report import Report
@@ -167,10 +169,10 @@ class Watch:
         self._settings = settings
         self._model = weakref.ref(model)
         self._model_name = type(model).__name__
-        self._num_parameters = sum(p.numel() for p in model.parameters())
+        self._num_parameters = count_entries(model.parameters())
         self._detector = Detector(settings, ignore=key[4])
         self._on_finding = on_finding
-        self._announced: set[str] = set()
+        self._announced: set[tuple[str, Severity]] = set()
         self._view = _console_view(console)
         self._report_printed = False
         reference = weakref.ref(self)
@@ -257,27 +259,33 @@ class Watch:
             detector=self._detector,
             settings=self._settings,
             model_name=self._model_name,
-            num_parameters=self._num_parameters,
+            num_parameters=self._count(),
         )
 
     # -- inside -------------------------------------------------------------------
+
+    def _count(self) -> int:
+        """Count again while the model lives: lazy parameters have grown since."""
+        model = self._model()
+        if model is not None:
+            self._num_parameters = count_entries(model.parameters())
+        return self._num_parameters
 
     def _judge(self) -> bool:
         """Run the rules on the newest probe; say whether a rule fired anew."""
         self._detector.update(self.history, self.structure)
         for finding in self._detector.standing:
-            if finding.confirmed and finding.code not in self._announced:
-                self._announced.add(finding.code)
+            known = (finding.code, finding.severity)
+            if finding.confirmed and known not in self._announced:
+                self._announced.add(known)
                 self._tell(finding)
         if self._view is not None:
+            standing, health = self._detector.standing, self._health()
             with contextlib.suppress(Exception):
-                health = self._health()
-                self._view.on_probe(self.history, self._detector.standing, health)
+                self._view.on_probe(self.history, standing, health, self.overhead)
         return bool(self._detector.newly_fired)
 
     def _health(self) -> Health:
-        from gradwatch.detector import health_of
-
         return health_of(
             self._detector.standing, self.history, self.structure, self._settings
         )
@@ -290,7 +298,7 @@ class Watch:
             self._on_finding(finding)
 
 
-def _console_view(console: ConsoleMode | None) -> Any:
+def _console_view(console: ConsoleMode | None) -> ConsoleView | None:
     """Return the console of this process; only rank 0 prints."""
     distributed = torch.distributed
     if console is None or (
@@ -299,6 +307,4 @@ def _console_view(console: ConsoleMode | None) -> Any:
         and distributed.get_rank() != 0
     ):
         return None
-    from gradwatch.console import ConsoleView
-
     return ConsoleView(console)

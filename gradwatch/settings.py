@@ -34,7 +34,7 @@ class Settings(BaseModel):
     # --- rhythm and cost (design section 3)
     budget: Share = Field(
         default=0.01,
-        description="Share of training time that gradwatch may take after its first 50 steps.",
+        description="Share of training time it may take after `budget_after` steps.",
     )
     budget_after: Count = Field(
         default=50,
@@ -167,7 +167,7 @@ class Settings(BaseModel):
     )
     weak_signal: Share = Field(
         default=0.05,
-        description="Consequence of vanishing: smallest hidden sample signal (facts B2b).",
+        description="Consequence of vanishing: smallest hidden sample signal (B2b).",
     )
     flat_loss_ratio: Share = Field(
         default=0.9,
@@ -212,7 +212,7 @@ class Settings(BaseModel):
     cell_loop_calls: int = Field(
         default=4,
         ge=2,
-        description="Calls of one cell module on its own output that make a time profile of it.",
+        description="Calls of a module on its own output that make a time profile.",
     )
 
     # --- units and activations (facts B3)
@@ -245,7 +245,7 @@ class Settings(BaseModel):
     )
     sigmoid_saturation: Share = Field(
         default=0.01,
-        description="Distance of a sigmoid output from 0 or 1 below which it is saturated.",
+        description="Distance from 0 or 1 below which a sigmoid is saturated.",
     )
     min_sample_signal: Share = Field(
         default=0.02,
@@ -366,6 +366,13 @@ class Settings(BaseModel):
     def from_mapping(cls, fields: Mapping[str, Any], *, origin: str) -> Settings:
         """Return settings from a mapping; `origin` is named in the message.
 
+        Args:
+            fields: Values by field name.
+            origin: Where they come from, for the message.
+
+        Returns:
+            The settings.
+
         Raises:
             SettingsError: If a field is unknown or out of range.
         """
@@ -379,6 +386,12 @@ class Settings(BaseModel):
         """Read settings from a TOML or YAML file.
 
         A TOML file may hold them under `[tool.gradwatch]` or at its top level.
+
+        Args:
+            path: The file; its ending says which it is.
+
+        Returns:
+            The settings.
 
         Raises:
             SettingsError: If the file is missing, malformed or holds a wrong field.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import gradwatch
@@ -20,8 +19,8 @@ CELLS = [
     ("tanh", torch.tanh, (0.7, 1.0, 1.5, 3.0)),
     ("relu", torch.relu, (1.0, math.sqrt(2.0), 2.0)),
     ("sigmoid", torch.sigmoid, (1.0, 3.6, 8.0)),
-    ("gelu", F.gelu, (1.0, 1.8, 2.5)),
-    ("selu", F.selu, (0.7, 1.0, 1.3)),
+    ("gelu", nn.functional.gelu, (1.0, 1.8, 2.5)),
+    ("selu", nn.functional.selu, (0.7, 1.0, 1.3)),
 ]
 
 
