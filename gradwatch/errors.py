@@ -21,13 +21,6 @@ class ModelError(GradWatchError, TypeError):
     """
 
 
-class OptimizerError(GradWatchError, ValueError):
-    """An optimizer was given that owns none of the watched parameters.
-
-    Raised where an optimizer is passed by hand: build it from `model.parameters()`.
-    """
-
-
 class ReportError(GradWatchError, ValueError):
     """A saved report or run cannot be read.
 
@@ -45,12 +38,4 @@ class DetachedWarning(GradWatchWarning):
 
     Emitted once. Training is unaffected; the report covers the steps before. Please
     file an issue with the traceback that the warning carries.
-    """
-
-
-class NothingTrainedWarning(GradWatchWarning):
-    """The watch ended and no optimizer step on the watched model was seen.
-
-    Train inside the `with` block, or call `watch.step()` after each step of an
-    optimizer that is not a `torch.optim.Optimizer`.
     """

@@ -86,6 +86,8 @@ class Observer:
         self.started_after: float | None = None
         self.last_event = self.started
         self.optimizers: list[weakref.ref[Optimizer]] = []
+        #: Class names of optimizers that stepped and own nothing here.
+        self.foreign_optimizers: set[str] = set()
         self.num_probes = 0
         self.loss_scale = 1.0
         self._model = weakref.ref(model)
@@ -241,7 +243,9 @@ class Observer:
 
     def _follow(self) -> None:
         """Follow the backward pass through a parameter that gets gradients."""
-        trainable = [p for p in self._parameters.values() if p.requires_grad]
+        trainable = [
+            p for p in self._parameters.values() if p.requires_grad and not is_lazy(p)
+        ]
         if not trainable:
             self.hooks.follow_backward(None)
             return
@@ -330,6 +334,7 @@ class Observer:
         """Read gradients as the optimizer gets them."""
         started = time.perf_counter()
         if not self.owns(optimizer):
+            self.foreign_optimizers.add(type(optimizer).__name__)
             return
         self.hooks.note_training_thread()
         if not self._scaler_sought:

@@ -47,6 +47,14 @@ def compose_report(
     if observer.hooks.failure is not None:
         cause = observer.hooks.failure.strip().rsplit("\n", 1)[-1]
         notes = (*notes, f"gradwatch met an error of its own and detached: {cause}")
+    if observer.step == 0 and observer.foreign_optimizers:
+        names = ", ".join(sorted(observer.foreign_optimizers))
+        notes = (
+            *notes,
+            f"{names} stepped, but owns no parameter of the watched {model_name}: watch "
+            "the module whose parameters it updates, or build it from "
+            "model.parameters() after the model got its final parameters.",
+        )
     return build_report(
         history=history,
         structure=structure,
@@ -62,7 +70,7 @@ def compose_report(
             num_parameters=num_parameters,
             optimizers=observer.optimizer_names,
             device=observer.device,
-            steps=observer.step,
+            steps=max(observer.step, history.last_step + 1),
             notes=notes,
         ),
         checked=checked,

@@ -4,33 +4,76 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+from torch import nn
 from typing_extensions import assert_type
 
-from gradwatch.errors import GradWatchError, SettingsError
-from gradwatch.findings import Confidence, Evidence, Finding, Health, Severity
-from gradwatch.history import History
-from gradwatch.records import LayerRecord, StepRecord
-from gradwatch.settings import Settings
+import gradwatch
 
 
-def settings() -> Settings:
+def settings() -> gradwatch.Settings:
     """Settings come from keywords, a mapping or a file."""
-    by_keyword = Settings(budget=0.02, probe_steps=(0, 1))
+    by_keyword = gradwatch.Settings(budget=0.02, probe_steps=(0, 1))
     try:
-        return Settings.coerce({"budget": by_keyword.budget})
-    except SettingsError as error:
-        _: GradWatchError = error
-    return Settings.load(Path("gradwatch.toml"))
+        return gradwatch.Settings.coerce({"budget": by_keyword.budget})
+    except gradwatch.SettingsError as error:
+        _: gradwatch.GradWatchError = error
+    return gradwatch.Settings.load(Path("gradwatch.toml"))
 
 
-def finding(found: Finding) -> tuple[str, Health, Severity, Confidence]:
+def train(model: nn.Module, batch: torch.Tensor) -> gradwatch.Report:
+    """The main job, with every option."""
+    with gradwatch.watch(
+        model,
+        settings={"probe_every": 50},
+        include=["encoder.*", nn.Linear],
+        exclude=(),
+        loss_fn=lambda module, batch: module(batch).mean(),
+        budget=0.02,
+        every=None,
+        console=None,
+        on_finding=lambda found: None,
+        ignore=["GW302"],
+    ) as watch:
+        assert_type(watch, gradwatch.Watch)
+        watch.log(loss=model(batch).mean())
+        watch.step()
+    report = watch.report()
+    assert_type(report.health, gradwatch.Health)
+    return report
+
+
+def before(model: nn.Module, batch: torch.Tensor) -> gradwatch.Report | None:
+    """One probe of a copy."""
+    try:
+        return gradwatch.check(model, batch)
+    except gradwatch.ModelError:
+        return None
+
+
+def saved(report: gradwatch.Report, path: Path) -> gradwatch.Report | None:
+    """A report is saved and read back."""
+    report.save(path)
+    try:
+        return gradwatch.Report.load(path)
+    except gradwatch.ReportError:
+        return None
+
+
+def finding(found: gradwatch.Finding) -> tuple[str, gradwatch.Health]:
     """A finding is data."""
-    evidence: tuple[Evidence, ...] = found.evidence
+    evidence: tuple[gradwatch.Evidence, ...] = found.evidence
     assert_type(evidence[0].value, float)
-    return found.code, found.health, found.severity, found.confidence
+    severity: gradwatch.Severity = found.severity
+    confidence: gradwatch.Confidence = found.confidence
+    trend: gradwatch.Trend = found.trend
+    return f"{found.code} {severity} {confidence} {trend}", found.health
 
 
-def newest(history: History) -> LayerRecord | None:
-    """A history gives records of plain numbers."""
-    record: StepRecord | None = history.latest
-    return record.layers[0] if record else None
+def names() -> tuple[str, type[Warning], type[Warning]]:
+    """The version, and the warnings a user may filter."""
+    return (
+        gradwatch.__version__,
+        gradwatch.GradWatchWarning,
+        gradwatch.DetachedWarning,
+    )
