@@ -13,7 +13,10 @@ from benchmarks.faults.setups import Run
 
 @dataclass(frozen=True, slots=True)
 class WeightSeen:
-    """A weight matrix or kernel and its gradient, in execution-independent order."""
+    """A weight matrix or kernel and its gradient, in the order of `parameters()`.
+
+    `chosen_lr` is the rate before `training.rescale` adapted it to a scaled loss.
+    """
 
     mean_abs: float
     norm: float
@@ -21,6 +24,7 @@ class WeightSeen:
     weight_norm: float
     weight_variance: float
     lr: float
+    chosen_lr: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ class Observer:
         self._handles.clear()
         seen = Seen(loss=loss)
         rates = {
-            id(p): float(group["lr"])
+            id(p): (float(group["lr"]), float(group.get("chosen_lr_ratio", 1.0)))
             for optimizer in self.run.optimizers
             for group in optimizer.param_groups
             for p in group["params"]
@@ -106,6 +110,7 @@ class Observer:
                 continue
             grad = parameter.grad.detach()
             grad = grad.to_dense() if grad.is_sparse else grad
+            lr, ratio = rates.get(id(parameter), (0.0, 1.0))
             seen.weights.append(
                 WeightSeen(
                     mean_abs=float(grad.abs().mean()),
@@ -113,7 +118,8 @@ class Observer:
                     zero_share=_share(grad == 0),
                     weight_norm=float(parameter.detach().norm()),
                     weight_variance=float(parameter.detach().var()),
-                    lr=rates.get(id(parameter), 0.0),
+                    lr=lr,
+                    chosen_lr=lr * ratio,
                 )
             )
         for number, (module, x, y) in enumerate(self._calls):

@@ -112,7 +112,8 @@ def umlaut(seen: Seen) -> str | None:
     """UMLAUT (Schoop 2021): learning rate outside [1e-7, 1e-2]."""
     if not math.isfinite(seen.loss):
         return NON_FINITE
-    rates = [weight.lr for weight in seen.weights if weight.lr > 0]
+    # The rate that the user chose: that `rescale` adapted it is no flip of the rule.
+    rates = [weight.chosen_lr for weight in seen.weights if weight.lr > 0]
     if any(rate > 1e-2 for rate in rates):
         return UNSTABLE
     return STALLED if any(rate < 1e-7 for rate in rates) else None

@@ -52,6 +52,7 @@ def rescale(run: Run, factor: float) -> Run:
         for group in optimizer.param_groups:
             if isinstance(optimizer, torch.optim.SGD):
                 group["lr"] /= factor
+                group["chosen_lr_ratio"] = factor
                 group["weight_decay"] *= factor
                 if "initial_lr" in group:
                     group["initial_lr"] /= factor
