@@ -8,6 +8,7 @@ to an `Events` object; nothing is decided here.
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import traceback
 import warnings
@@ -84,7 +85,9 @@ class _EnterHook(_Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+    # `kwargs` has a default because torch looks up whether a hook takes them at the
+    # call: a hook that was just removed is called without.
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if torch.compiler.is_compiling() or not self.manager.sees_forward():
             return
         self.manager.guard(self.manager.events.on_module_enter, module, args, kwargs)
@@ -94,11 +97,13 @@ class _LeaveHook(_Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def __call__(self, module: nn.Module, args: Any, *rest: Any) -> None:
         if torch.compiler.is_compiling() or not self.manager.sees_forward():
             return
+        kwargs, output = rest
         if kwargs:
-            args = (*args, *kwargs.values())
+            names = sorted(kwargs, key=lambda name: name != "input")
+            args = (*args, *(kwargs[name] for name in names))
         self.manager.guard(self.manager.events.on_module_leave, module, args, output)
 
 
@@ -106,10 +111,13 @@ class _RootEnterHook(_Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
+        if torch.compiler.is_compiling():
             return
-        self.manager.guard(self.manager.events.on_root_forward, args, kwargs)
+        if not self.manager.attached:
+            self.manager.sweep()
+        elif torch.is_grad_enabled() and not _inside_functorch():
+            self.manager.guard(self.manager.events.on_root_forward, args, kwargs)
 
 
 class _RootLeaveHook(_Inert):
@@ -119,7 +127,8 @@ class _RootLeaveHook(_Inert):
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        self.manager.guard(self.manager.events.on_root_output, output)
+        if self.manager.attached and not _inside_functorch():
+            self.manager.guard(self.manager.events.on_root_output, output)
 
 
 class _BackwardEndHook(_Inert):
@@ -165,6 +174,7 @@ class HookManager:
         self._tensor_handles: list[Any] = []
         self._accumulate: Any = None
         self._depth: dict[int, int] = {}
+        self.stepping = 0
         self._thread = threading.get_ident()
 
     # -- attaching ----------------------------------------------------------------
@@ -178,9 +188,13 @@ class HookManager:
         self._permanent = [
             register_optimizer_step_pre_hook(_OptimizerPre(self)),
             register_optimizer_step_post_hook(_OptimizerPost(self)),
-            model.register_forward_pre_hook(_RootEnterHook(self), with_kwargs=True),
-            model.register_forward_hook(_RootLeaveHook(self)),
         ]
+        if not isinstance(model, torch.jit.ScriptModule):  # those take no such hooks
+            enter, leave = _RootEnterHook(self), _RootLeaveHook(self)
+            self._permanent += [
+                model.register_forward_pre_hook(enter, with_kwargs=True),
+                model.register_forward_hook(leave),
+            ]
 
     def follow_backward(self, parameter: Tensor | None) -> None:
         """Learn of the end of backward from this parameter's gradient."""
@@ -222,6 +236,17 @@ class HookManager:
         self.attached = False
         self.disarm()
         self.follow_backward(None)
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove the permanent hooks, but not while torch walks through them.
+
+        An optimizer step iterates over the global hooks themselves, so a removal from
+        inside would raise in the user's step. What must stay is inert until the next
+        forward of the model, or `detach`, takes it away.
+        """
+        if self.stepping:
+            return
         for handle in self._permanent:
             handle.remove()
         self._permanent.clear()
@@ -269,10 +294,21 @@ class HookManager:
 
     # -- optimizer steps ----------------------------------------------------------
 
+    @contextlib.contextmanager
+    def step_hook(self) -> Iterator[None]:
+        """Mark that torch is walking through the optimizer hooks."""
+        self.stepping += 1
+        try:
+            yield
+        finally:
+            self.stepping -= 1
+
     def step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """Count an outermost step; wrap its closure if it has one."""
         key = id(optimizer)
         depth = self._depth.get(key, 0)
+        if depth > 0 and not _is_nested(optimizer):
+            depth = 0  # an earlier step was left by an exception
         self._depth[key] = depth + 1
         if depth > 0:
             return None
@@ -354,7 +390,8 @@ class _OptimizerPre(_Inert):
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or not self.manager.attached:
             return None
-        return self.manager.step_begin(optimizer, args, kwargs)
+        with self.manager.step_hook():
+            return self.manager.step_begin(optimizer, args, kwargs)
 
 
 class _OptimizerPost(_Inert):
@@ -364,7 +401,24 @@ class _OptimizerPost(_Inert):
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not self.manager.attached:
             return
-        self.manager.step_end(optimizer)
+        with self.manager.step_hook():
+            self.manager.step_end(optimizer)
+
+
+def _is_nested(optimizer: Optimizer) -> bool:
+    """Whether this step runs inside another step of the same optimizer."""
+    frame, steps = sys._getframe(1).f_back, 0
+    while frame is not None:
+        if (
+            frame.f_code.co_name == "wrapper"
+            and frame.f_globals.get("__name__") == "torch.optim.optimizer"
+            and frame.f_locals.get("self") is optimizer
+        ):
+            steps += 1
+            if steps == 2:
+                return True
+        frame = frame.f_back
+    return False
 
 
 def _inside_functorch() -> bool:

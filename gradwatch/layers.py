@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 #: Prefixes that wrappers inside a model add to a layer's name. DDP's `module.` is not
 #: among them: models have modules of that name of their own.
@@ -90,9 +93,14 @@ class ModuleFacts:
 def own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield a module's own parameters, parametrized ones by their original."""
     yield from module.named_parameters(recurse=False)
-    parametrizations = module._modules.get("parametrizations")
-    if parametrizations is not None:
-        yield from parametrizations.named_parameters()
+    for key, child in module.named_children():
+        if key == "parametrizations":
+            yield from child.named_parameters()
+
+
+def count_entries(parameters: Iterable[Tensor]) -> int:
+    """Return the number of entries; lazy parameters have none yet."""
+    return sum(p.numel() for p in parameters if not is_lazy(p))
 
 
 def clean_name(name: str) -> str:
@@ -119,10 +127,12 @@ def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleF
     if kind.startswith("Parametrized"):
         kind = type(module).__bases__[0].__name__
     parameters = [parameter for _, parameter in own_parameters(module)]
-    children = [key for key in module._modules if key != "parametrizations"]
+    children = [k for k, _ in module.named_children() if k != "parametrizations"]
     embedding = isinstance(module, _EMBEDDINGS) or "PositionalEmbedding" in kind
     norm = "Norm" in kind and not children
-    wide = any(sum(size > 1 for size in p.shape) >= 2 for p in parameters)
+    wide = any(
+        sum(size > 1 for size in p.shape) >= 2 for p in parameters if not is_lazy(p)
+    )
     weight: bool | None = False
     if isinstance(module, _LINEAR):
         weight = True
@@ -149,7 +159,7 @@ def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleF
 def _activation_of(kind: str, module: nn.Module) -> str | None:
     if kind in _ACTIVATION_MODULES:
         return _ACTIVATION_MODULES[kind]
-    if len(module._modules) == 0 and kind.endswith("Activation"):
+    if next(module.children(), None) is None and kind.endswith("Activation"):
         for word in ("gelu", "silu", "mish", "relu", "tanh", "sigmoid"):
             if word in kind.lower():
                 return word
@@ -166,16 +176,52 @@ def _unit_dim(module: nn.Module) -> int:
     return 1 if isinstance(module, spatial) else -1
 
 
+def peek(module: nn.Module, name: str) -> Tensor | None:
+    """Return a weight by name; nothing of the user's runs or changes.
+
+    Reading a parametrized attribute runs its parametrization, which may change buffers
+    (spectral norm's power iteration) or draw random numbers: a copy of it runs instead.
+
+    Args:
+        module: The module. Read only.
+        name: Attribute name.
+
+    Returns:
+        The weight, without a gradient; None if there is none, or only a lazy one.
+    """
+    lists = dict(module.named_children()).get("parametrizations")
+    value: object = None
+    if isinstance(lists, nn.ModuleDict) and name in lists:
+        value = _parametrized(lists[name])
+    else:
+        for store in (module._parameters, module._buffers, module.__dict__):
+            if name in store and store[name] is not None:
+                value = store[name]
+                break
+    if not isinstance(value, Tensor) or is_lazy(value):
+        return None
+    return value.detach()
+
+
+def _parametrized(parametrization: nn.Module) -> object:
+    devices = {p.device.index for p in parametrization.parameters() if p.is_cuda}
+    with torch.no_grad(), torch.random.fork_rng(devices=list(devices)):
+        try:
+            return copy.deepcopy(parametrization).eval()()
+        except Exception:  # the user's code, which need not run on a copy
+            return None
+
+
 def fans(module: nn.Module) -> tuple[int, int] | None:
     """Return (`fan_in`, `fan_out`) of a module's weight as `torch.nn.init` counts them.
 
     Returns:
         The pair; None without a weight of two or more dimensions.
     """
-    weight = getattr(module, "weight", None)
+    weight = peek(module, "weight")
     if weight is None:
-        weight = getattr(module, "weight_ih_l0", None)
-    if not isinstance(weight, Tensor) or weight.dim() < 2:
+        weight = peek(module, "weight_ih_l0")
+    if weight is None or weight.dim() < 2 or 0 in weight.shape:
         return None
     fan_in, fan_out = nn.init._calculate_fan_in_and_fan_out(weight)
     if type(module).__name__ == "Conv1D":  # transformers stores [in, out]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gradwatch.detector import Detector
 from gradwatch.errors import ModelError
 from gradwatch.history import History
+from gradwatch.layers import count_entries
 from gradwatch.observer import Observer
 from gradwatch.report import Report
 from gradwatch.run_facts import compose_report
@@ -81,7 +82,7 @@ def check(
         detector=detector,
         settings=options,
         model_name=type(model).__name__,
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=count_entries(model.parameters()),
         notes=() if how == "loss" else (_RANDOM,),
     )
 

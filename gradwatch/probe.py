@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 from gradwatch.autograd_graph import Call, Graph, Node
 from gradwatch.layers import ModuleFacts
@@ -96,7 +97,6 @@ class Probe:
         self._root_outputs: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._containers: list[tuple[str, Node]] = []
         self._captures: list[RecurrentCapture] = []
-        self._saved_hooks = False
         self._fresh_group = True
         self.loss_is_users = False
         self.float16 = False
@@ -124,13 +124,11 @@ class Probe:
         self._calls[id(module)] = call + 1
         entry = LayerEntry(facts, call, self._group, next(self._order))
         entry.inputs = tuple(t.grad_fn for t in inputs if t.grad_fn is not None)
-        entry.input_shapes = tuple(tuple(t.shape) for t in inputs)
+        entry.input_shapes = tuple(map(_shape, inputs))
         raw = next((t for t in inputs if t.grad_fn is None), None)
         if raw is not None and not entry.inputs:
-            entry.raw_input = (raw.data_ptr(), tuple(raw.shape), raw.dtype)
+            entry.raw_input = (_storage_key(raw), _shape(raw), raw.dtype)
         self._stack.append((id(module), entry))
-        if _saved_tensor_hooks_active():
-            self._saved_hooks = True
 
     def _start_group(self, args: tuple[Any, ...], kwargs: Any) -> None:
         self._stack.clear()
@@ -138,8 +136,9 @@ class Probe:
         self._calls.clear()
         self._fresh_group = False
         first = next(iter(tensors_in((args, kwargs))), None)
-        if first is not None and first.dim() > 0:
-            self.batch_size = int(first.shape[0])
+        shape = _shape(first) if first is not None else ()
+        if shape:
+            self.batch_size = int(shape[0])
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Read a module's output and ask for its gradient."""
@@ -181,7 +180,7 @@ class Probe:
         entry.outputs = tuple(t.grad_fn for t in outputs if t.grad_fn is not None)
         if outputs:
             dim = entry.facts.unit_dim
-            shape = outputs[0].shape
+            shape = _shape(outputs[0])
             entry.width = int(shape[dim]) if len(shape) > max(dim, 0) else None
         recomputing = torch._C._current_graph_task_id() != -1
         first = next((plain(t) for t in tensors_in(output)), None)
@@ -239,6 +238,8 @@ class Probe:
     def _read_activation_values(
         self, entry: ActivationEntry, out: Tensor, unit_dim: int
     ) -> None:
+        if out.dim() == 0:
+            return  # a loss, not units
         if entry.activation == "relu":
             entry.zero = self.ledger.add(zero_share(out))
             entry.active = active_units(out, unit_dim)
@@ -326,6 +327,8 @@ class Probe:
         final = output[1] if isinstance(output[1], tuple) else (output[1],)
         sequence = next(iter(tensors_in(output[0])))
         every = (sequence, *final)
+        if not isinstance(args[0], Tensor | PackedSequence):
+            return
         state = args[1] if len(args) > 1 else None
         hidden = None
         if state is not None:
@@ -453,8 +456,6 @@ class Probe:
 
     def _read_functional(self, graph: Graph) -> None:
         """Read functional activations from what their nodes saved for backward."""
-        if self._saved_hooks:
-            return
         counts: dict[tuple[str, str], int] = {}
         for index in graph.order:
             name = None if graph.owner[index] else graph.activation_name(index)
@@ -566,10 +567,20 @@ def _loss_of(output: Any) -> Tensor | None:
 
 
 def _saved_result(node: Node) -> Tensor | None:
-    """Return what an activation node saved; None if it is gone or was changed."""
-    for name in ("_saved_result", "_saved_self"):
+    """Return what an activation node saved; None if it is packed, gone or changed.
+
+    What hooks packed (checkpointing, offloading) must not be unpacked here: a
+    checkpoint is unpacked once only, and a second time is an error in the user's
+    backward pass. A torch that cannot say whether it is packed is not asked.
+    """
+    for name in ("result", "self"):
         try:
-            saved = getattr(node, name, None)
+            raw = getattr(node, f"_raw_saved_{name}", None)
+            if raw is None:
+                continue
+            if getattr(raw, "unpack_hook", raw) is not None:
+                return None
+            saved = getattr(node, f"_saved_{name}", None)
         except RuntimeError:
             return None
         if isinstance(saved, Tensor):
@@ -577,7 +588,14 @@ def _saved_result(node: Node) -> Tensor | None:
     return None
 
 
-def _saved_tensor_hooks_active() -> bool:
-    """Whether saved tensors are packed (checkpointing, offloading): do not unpack."""
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return True if top is None else top(True) is not None
+def _storage_key(tensor: Tensor) -> object:
+    """Return what two references to the same raw input have in common."""
+    try:
+        return tensor.data_ptr()
+    except RuntimeError:  # sparse tensors, wrapper subclasses
+        return id(tensor)
+
+
+def _shape(tensor: Tensor) -> tuple[int, ...]:
+    """Return the sizes; empty for nested tensors, whose axes have no single size."""
+    return () if tensor.is_nested else tuple(tensor.shape)

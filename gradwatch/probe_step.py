@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from gradwatch.losses import recognise_loss
 from gradwatch.probe_entries import ActivationEntry, ParameterEntry, UnitMemory
@@ -54,6 +55,8 @@ class StepReadings:
         chosen = []
         for name, parameter in parameters.items():
             if owned is not None and id(parameter) not in owned:
+                continue
+            if is_lazy(parameter):
                 continue
             layer = name.split(".parametrizations.")[0].split("parametrizations.")[0]
             if layer == name:

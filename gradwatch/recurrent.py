@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
+from gradwatch.layers import peek
+
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State], State]
 
@@ -64,27 +66,33 @@ def replay(capture: RecurrentCapture) -> Iterator[Replayed]:
         capture: Inputs and output gradients of one call. Read, never changed.
 
     Yields:
-        One profile a layer and direction; nothing if no gradient arrived, or the module
-        has a projection (`proj_size`), or the sequence is longer than 2048 steps.
+        One profile a layer and direction; nothing if no gradient arrived, the module
+        has a projection (`proj_size`), a weight cannot be read (a parametrization that
+        does not copy), or the sequence is longer than 2048 steps.
     """
     module = capture.module
-    sequence, output_grad = _aligned(capture)
+    sequence, output_grad, running = _aligned(capture)
     if sequence is None or module.proj_size > 0:
         return
     if sequence.shape[0] > _MAX_STEPS or sequence.shape[0] < 2:
         return
     with torch.enable_grad(), torch.autocast(sequence.device.type, enabled=False):
-        yield from _unrolled(capture, sequence, output_grad)
+        yield from _unrolled(capture, sequence, output_grad, running)
 
 
 def _unrolled(
-    capture: RecurrentCapture, sequence: Tensor, output_grad: Tensor | None
+    capture: RecurrentCapture,
+    sequence: Tensor,
+    output_grad: Tensor | None,
+    running: Tensor | None,
 ) -> Iterator[Replayed]:
     module = capture.module
     directions = 2 if module.bidirectional else 1
     rows = min(sequence.shape[1], _MAX_SEQUENCES)
     dtype = _dtype(module)
     layer_input = sequence[:, :rows].to(dtype)
+    if running is not None:
+        running = running[:, :rows].to(sequence.device)
     profiles: list[tuple[str, str, list[State]]] = []
     finals: list[State] = []
     outputs: list[Tensor] = []
@@ -92,8 +100,10 @@ def _unrolled(
         outputs = []
         for direction in range(directions):
             cell = _cell(module, layer, direction == 1, dtype)
+            if cell is None:
+                return
             state = _initial(capture, layer * directions + direction, rows, dtype)
-            states = _run(cell, layer_input, state, reverse=direction == 1)
+            states = _run(cell, layer_input, state, running, reverse=direction == 1)
             name = "reverse" if direction else "forward"
             if module.num_layers > 1:
                 name = f"{name}, stacked layer {layer}"
@@ -106,11 +116,7 @@ def _unrolled(
     flat = [tensor for _, _, states in profiles for step in states for tensor in step]
     if not targets:
         return
-    grads = torch.autograd.grad(targets, flat, cotangents, allow_unused=True)
-    filled = [
-        torch.zeros_like(tensor) if grad is None else grad
-        for tensor, grad in zip(flat, grads, strict=True)
-    ]
+    filled = torch.autograd.grad(targets, flat, cotangents, materialize_grads=True)
     position = 0
     for label, name, states in profiles:
         width = len(states[0])
@@ -119,6 +125,9 @@ def _unrolled(
         stacked = torch.stack(
             [torch.cat(mine[i : i + width], -1) for i in range(0, len(mine), width)]
         )
+        if running is not None:
+            order = running.flip(0) if name.startswith("reverse") else running
+            stacked = stacked * order.unsqueeze(-1)
         yield Replayed(label, name, torch.linalg.vector_norm(stacked, dim=(1, 2)))
 
 
@@ -130,23 +139,31 @@ def _dtype(module: nn.RNNBase) -> torch.dtype:
     return torch.float32
 
 
-def _aligned(capture: RecurrentCapture) -> tuple[Tensor | None, Tensor | None]:
-    """Return input and output gradient as `[time, batch, features]`."""
+def _aligned(
+    capture: RecurrentCapture,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return input and output gradient as `[time, batch, features]`.
+
+    Third, for packed sequences: which of them still run, `[time, batch]`.
+    """
     grad = capture.cotangents[0]
     if all(cotangent is None for cotangent in capture.cotangents):
-        return None, None
+        return None, None, None
     if isinstance(capture.inputs, PackedSequence):
         packed = capture.inputs
-        sequence, _ = pad_packed_sequence(packed)
+        sequence, lengths = pad_packed_sequence(packed)
         if grad is not None:
             grad, _ = pad_packed_sequence(packed._replace(data=grad))
-        return sequence.detach(), grad
+        running = torch.arange(len(sequence)).unsqueeze(1) < lengths
+        return sequence.detach(), grad, running
     sequence = capture.inputs.detach()
     if sequence.dim() == 2:
-        return sequence.unsqueeze(1), None if grad is None else grad.unsqueeze(1)
+        grad = None if grad is None else grad.unsqueeze(1)
+        return sequence.unsqueeze(1), grad, None
     if capture.module.batch_first:
-        return sequence.transpose(0, 1), None if grad is None else grad.transpose(0, 1)
-    return sequence, grad
+        grad = None if grad is None else grad.transpose(0, 1)
+        return sequence.transpose(0, 1), grad, None
+    return sequence, grad, None
 
 
 def _initial(
@@ -166,19 +183,37 @@ def _initial(
     return tuple(state)
 
 
-def _run(cell: Cell, sequence: Tensor, state: State, *, reverse: bool) -> list[State]:
+def _run(
+    cell: Cell,
+    sequence: Tensor,
+    state: State,
+    running: Tensor | None,
+    *,
+    reverse: bool,
+) -> list[State]:
+    """Return the state after each step; padding leaves a state as it is."""
     states = []
     steps: Sequence[int] = range(sequence.shape[0])
     for step in reversed(steps) if reverse else steps:
-        state = cell(sequence[step], state)
+        new = cell(sequence[step], state)
+        if running is not None:
+            keep = running[step].unsqueeze(1)
+            pairs = zip(new, state, strict=True)
+            new = tuple(torch.where(keep, after, before) for after, before in pairs)
+        state = new
         states.append(state)
     return states
 
 
-def _cell(module: nn.RNNBase, layer: int, reverse: bool, dtype: torch.dtype) -> Cell:
+def _cell(
+    module: nn.RNNBase, layer: int, reverse: bool, dtype: torch.dtype
+) -> Cell | None:
     suffix = f"_l{layer}" + ("_reverse" if reverse else "")
     names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if module.bias else [])
-    weights = [getattr(module, name + suffix).detach().to(dtype) for name in names]
+    found = [peek(module, name + suffix) for name in names]
+    weights = [weight.to(dtype) for weight in found if weight is not None]
+    if len(weights) < len(found):
+        return None
     if isinstance(module, nn.LSTM):
         return lambda x, state: torch.lstm_cell(x, state, *weights)
     if isinstance(module, nn.GRU):
@@ -222,8 +257,10 @@ def recurrent_spectrum(module: nn.Module) -> tuple[float | None, float | None]:
     Returns:
         The pair; None where it was not computed.
     """
-    weight = getattr(module, "weight_hh_l0", getattr(module, "weight_hh", None))
-    if not isinstance(weight, Tensor) or weight.shape[0] != weight.shape[1]:
+    weight = peek(module, "weight_hh_l0")
+    if weight is None:
+        weight = peek(module, "weight_hh")
+    if weight is None or weight.shape[0] != weight.shape[1]:
         return None, None
     if weight.shape[0] > 512 or not bool(torch.isfinite(weight).all()):
         return None, None

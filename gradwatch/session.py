@@ -212,6 +212,7 @@ class Watch:
     def close(self) -> None:
         """Remove every hook and print the report. Repeated calls do nothing."""
         if self.closed:
+            self._observer.hooks.sweep()  # what a close inside a step had to leave
             return
         self.closed = True
         self._finalizer.detach()

@@ -13,12 +13,20 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 #: A float32 norm below this may have lost entries whose squares underflow (1e-19
 #: squared is a float32 denormal; facts A1c saw 66 % error at 1e-23): scale it first.
 _SMALL_NORM = 1e-15
 #: A float32 norm above this may have overflowed inside (entries of 3e20 gave inf).
 _LARGE_NORM = 1e15
+#: Sparse layouts whose `values()` are the stored entries.
+_COMPRESSED = (
+    torch.sparse_csr,
+    torch.sparse_csc,
+    torch.sparse_bsr,
+    torch.sparse_bsc,
+)
 #: Rows of a batch read for the sample signal.
 _SIGNAL_ROWS = 64
 
@@ -36,19 +44,22 @@ def plain(tensor: Tensor) -> Tensor | None:
         The entries, or None if there are none or they are not numbers of a floating
         dtype (quantised, meta, wrapped by a functorch transform).
     """
+    if is_lazy(tensor):
+        return None
     tensor = tensor.detach()
     to_local = getattr(tensor, "to_local", None)
     if callable(to_local):
         tensor = to_local()
-    if tensor.layout is not torch.strided:
-        if tensor.layout is torch.sparse_coo:
-            tensor = tensor.coalesce().values()
-        elif hasattr(tensor, "values"):
-            tensor = tensor.values()
-        else:
-            return None
+    if tensor.layout is torch.sparse_coo:
+        tensor = tensor.coalesce().values()
+    elif tensor.layout in _COMPRESSED or tensor.is_nested:
+        tensor = tensor.values()
+    elif tensor.layout is not torch.strided:
+        return None
     if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
+        tensor = torch.view_as_real(tensor.resolve_conj())
+    if tensor.is_floating_point() and tensor.element_size() == 1:
+        tensor = tensor.to(torch.float32)  # float8 has no reductions
     if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.is_meta:
         return None
     return tensor
@@ -144,7 +155,7 @@ def sample_signal(tensor: Tensor, batch: int, batch_dim: int) -> Tensor | None:
     r"""Return the standard deviation over samples divided by the RMS.
 
     :math:`s = \sqrt{\overline{\mathrm{Var}_b\, x}} / \mathrm{RMS}(x)`: 0 when the
-    output is the same for every sample, about 1 for outputs of zero mean that differ freely.
+    output is the same for every sample, about 1 for zero-mean outputs that differ.
 
     Args:
         tensor: Dense, real tensor with one axis over samples.
@@ -227,7 +238,7 @@ def sample_entries(tensor: Tensor, limit: int) -> Tensor:
     count = flat.numel()
     if count <= limit:
         return flat
-    stride = count // limit
+    stride = -(-count // limit)  # up: a smaller one would not reach the end
     while math.gcd(stride, count) != 1:
         stride += 1
     return flat[::stride][:limit]

@@ -16,7 +16,14 @@ from types import MappingProxyType
 from torch import nn
 
 from gradwatch.autograd_graph import Call, Graph
-from gradwatch.layers import ModuleFacts, fans, own_parameters
+from gradwatch.layers import (
+    ModuleFacts,
+    count_entries,
+    fans,
+    own_parameters,
+    peek,
+)
+from gradwatch.statistics import plain
 from gradwatch.structure import LayerInfo, ResidualSpan, Role, Structure
 
 #: Node kinds at which the gradients of two paths may meet without being a trunk point.
@@ -350,10 +357,11 @@ def _layer_info(facts: ModuleFacts, module: nn.Module, order: int) -> LayerInfo:
     elif facts.recurrent:
         role = Role.RECURRENT
     sizes = fans(module)
-    weight = getattr(module, "weight", None)
+    weight = peek(module, "weight")
     std = None
     if sizes is not None and weight is not None and weight.numel() > 1:
-        std = float(weight.detach().float().std())
+        entries = plain(weight)
+        std = None if entries is None else float(entries.float().std())
     return LayerInfo(
         name=facts.name,
         kind=facts.kind,
@@ -361,7 +369,7 @@ def _layer_info(facts: ModuleFacts, module: nn.Module, order: int) -> LayerInfo:
         order=order,
         is_weight=facts.weight is True and not facts.internal,
         trainable=facts.trainable,
-        num_parameters=sum(p.numel() for _, p in own_parameters(module)),
+        num_parameters=count_entries(p for _, p in own_parameters(module)),
         fan_in=sizes[0] if sizes else None,
         fan_out=sizes[1] if sizes else None,
         weight_std=std,
