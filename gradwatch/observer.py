@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 import weakref
@@ -89,7 +90,7 @@ class Observer:
         #: Class names of optimizers that stepped and own nothing here.
         self.foreign_optimizers: set[str] = set()
         self.num_probes = 0
-        self.loss_scale = 1.0
+        self.loss_scale: float | None = None
         self._model = weakref.ref(model)
         self._on_probe = on_probe
         self._include = include
@@ -285,12 +286,14 @@ class Observer:
     def on_backward_end(self) -> None:
         """Take the pulse before anybody clips the gradients."""
         started = time.perf_counter()
+        self._num_backwards += 1
         if self._pulse_wanted:
             self._pulses.read_backward_end()
             self._spend(started)
             self._pulse_cost = time.perf_counter() - started
 
     _pulse_cost = 0.0
+    _num_backwards = 0
 
     # -- optimizer steps ----------------------------------------------------------
 
@@ -357,6 +360,11 @@ class Observer:
         if reading is None:
             return
         reading.scale = reading.ledger.add(self._scale_tensor())
+        found = getattr(optimizer, "found_inf", None)
+        if isinstance(found, Tensor):
+            reading.found_inf = reading.ledger.add(found.double())
+        reading.unscales_inside = _unscales_inside(optimizer)
+        reading.num_backwards = self._num_backwards
         if isinstance(self._loss, Tensor):
             reading.loss = reading.ledger.add(self._loss.double())
         reading.pending = reading.ledger.transfer()
@@ -405,6 +413,8 @@ class Observer:
         probe.at_step.read_gradients(dict(self._parameters), set(owned), zeros)
         if clock:
             probe.read_step()
+            # A closure may run again inside the step; its gradients are not the step's.
+            self.hooks.disarm()
 
     def _other_owned(self, optimizer: Optimizer) -> frozenset[int]:
         others: frozenset[int] = frozenset()
@@ -447,6 +457,7 @@ class Observer:
             self._seal(optimizer, started)
         self._reading = None
         self._loss = None
+        self._num_backwards = 0
         self._deliver(False)
         self.step += 1
         now = time.perf_counter()
@@ -562,19 +573,22 @@ class Observer:
         assert reading.pending is not None
         before, after, factor = reading.norms()
         scale = reading.pending.get(reading.scale) or 1.0
-        self.loss_scale = scale
+        self._note_skipped(waiting, scale)
         loss = waiting.loss
         if loss is None:
             loss = reading.pending.get(reading.loss)
-        if reading.at_step:
-            scale = 1.0  # unscaled by then
+        inside = reading.unscales_inside
+        first = scale if inside or not reading.at_step else 1.0
+        last = scale if inside else 1.0
         level = before if before is not None else after
+        skipped = bool(reading.pending.get(reading.found_inf))
         record = PulseRecord(
             step=waiting.step,
-            grad_norm=None if before is None else before / scale,
-            step_grad_norm=after,
-            clip_factor=None if factor is None else factor * scale,
-            finite=level is None or level - level == 0,
+            grad_norm=None if before is None else before / first,
+            step_grad_norm=None if after is None else after / last,
+            clip_factor=None if factor is None else factor * first / last,
+            finite=skipped or level is None or level - level == 0,
+            skipped=skipped,
             loss=loss,
             loss_scale=scale,
             lr=waiting.lr,
@@ -583,7 +597,27 @@ class Observer:
         if self._is_spike(record):
             self.rhythm.burst(max(record.step, self.step))
 
+    def _note_skipped(self, waiting: _PendingPulse, scale: float) -> None:
+        """Count the steps that the scaler skipped since the last pulse.
+
+        No optimizer step is called then, so they show as backward passes too many and a
+        loss scale that fell meanwhile.
+        """
+        before, self.loss_scale = self.loss_scale, scale
+        if before is None:
+            before = getattr(self._scaler, "_init_scale", scale)
+        backoff = getattr(self._scaler, "_backoff_factor", 0.5)
+        spare = waiting.reading.num_backwards - 1
+        if scale >= before or spare < 1 or not 0 < backoff < 1:
+            return
+        count = round(math.log(before / scale) / -math.log(backoff))
+        for _ in range(min(count, spare)):
+            record = PulseRecord(waiting.step, skipped=True, loss_scale=scale)
+            self.history.add_pulse(record)
+
     def _is_spike(self, record: PulseRecord) -> bool:
+        if record.skipped:
+            return False
         if not record.finite:
             return True
         if record.grad_norm is None:

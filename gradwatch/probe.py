@@ -9,6 +9,7 @@ Everything is booked in one ledger, and `build` turns the numbers into a record.
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
 from typing import Any
 
@@ -55,6 +56,12 @@ _LINEAR_NODES: tuple[str, ...] = (
 _LINEAR_NODES += ("MkldnnLinear", "Addmv", "Mv", "Einsum", "Addbmm")
 
 
+#: Forwards kept that no backward has come for yet: the towers of one loss.
+_MAX_UNREAD = 4
+#: Forwards measured a probe; micro-batches beyond tell nothing new.
+_MAX_FORWARDS = 256
+
+
 class Probe:
     """Collects one probe.
 
@@ -93,10 +100,11 @@ class Probe:
         self._group = -1
         self._calls: dict[int, int] = {}
         self._order = itertools.count()
+        self._unread: deque[int] = deque()
         self._pending: list[tuple[int, Tensor]] = []
         self._root_outputs: dict[int, tuple[Tensor, list[Tensor]]] = {}
-        self._containers: list[tuple[str, Node]] = []
-        self._captures: list[RecurrentCapture] = []
+        self._containers: list[tuple[int, str, Node]] = []
+        self._captures: list[tuple[int, RecurrentCapture]] = []
         self._fresh_group = True
         self.loss_is_users = False
         self.float16 = False
@@ -108,7 +116,7 @@ class Probe:
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         """Note a module call before it runs: its inputs' nodes and its group."""
         facts = self._facts.get(id(module))
-        if facts is None:
+        if facts is None or self._group >= _MAX_FORWARDS:
             return
         is_root = facts.name == ""
         if is_root or (not self._stack and self._fresh_group):
@@ -133,12 +141,26 @@ class Probe:
     def _start_group(self, args: tuple[Any, ...], kwargs: Any) -> None:
         self._stack.clear()
         self._group += 1
+        self._unread.append(self._group)
+        if len(self._unread) > _MAX_UNREAD:
+            self._forget(self._unread.popleft())
         self._calls.clear()
         self._fresh_group = False
         first = next(iter(tensors_in((args, kwargs))), None)
         shape = _shape(first) if first is not None else ()
         if shape:
             self.batch_size = int(shape[0])
+
+    def _forget(self, group: int) -> None:
+        """Let go of a forward that no backward came for: it would keep its graph alive.
+
+        Rollouts, or an evaluation without `no_grad`: the user's memory must not grow.
+        """
+        self._pending = [p for p in self._pending if p[0] != group]
+        self._containers = [c for c in self._containers if c[0] != group]
+        self._captures = [c for c in self._captures if c[0] != group]
+        self.layers = [e for e in self.layers if e.group != group]
+        self.activations = [e for e in self.activations if e.group != group]
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Read a module's output and ask for its gradient."""
@@ -151,7 +173,8 @@ class Probe:
             self._note_root(output, outputs)
         contains = entry is None or (entry.nested and facts.weight is not True)
         if contains and len(outputs) == 1 and outputs[0].grad_fn is not None:
-            self._containers.append((facts.name, outputs[0].grad_fn))
+            node = outputs[0].grad_fn
+            self._containers.append((self._group, facts.name, node))
         if entry is None:
             return
         if entry.call >= self._settings.max_calls:
@@ -302,7 +325,7 @@ class Probe:
         for number, tensor in enumerate(outputs):
             if tensor.grad_fn is None or number in self.silent_outputs:
                 continue
-            self._pending.append((number, tensor))
+            self._pending.append((self._group, tensor))
             cotangents: list[Tensor] = []
             if len(self._root_outputs) < 16:
                 self._root_outputs[len(self._root_outputs)] = (
@@ -336,7 +359,7 @@ class Probe:
         capture = RecurrentCapture(
             entry.facts.name, module, args[0], hidden, (), [None] * len(every)
         )
-        self._captures.append(capture)
+        self._captures.append((self._group, capture))
         for number, tensor in enumerate(every):
             if not _differentiable(tensor):
                 continue
@@ -351,6 +374,7 @@ class Probe:
     def begin_backward(self) -> None:
         """Read the graph of the pending outputs once, before it is consumed."""
         pending, self._pending = self._pending, []
+        self._unread.clear()
         self._fresh_group = True
         if not pending:
             return
@@ -358,7 +382,9 @@ class Probe:
         roots = [t.grad_fn for _, t in pending if t.grad_fn is not None]
         calls = self._graph_calls()
         containers, self._containers = self._containers, []
-        graph = Graph(roots, list(calls), containers)
+        graph = Graph(
+            roots, list(calls), [(name, node) for _, name, node in containers]
+        )
         self.nodes_read += len(graph.nodes)
         self._settle_weights(graph, calls)
         self._find_loops(graph, calls)
@@ -518,7 +544,7 @@ class Probe:
     def read_step(self) -> None:
         """Read what belongs to the clock's step, while the weights are as they were."""
         captures, self._captures = self._captures, []
-        self.at_step.replay_recurrent(captures)
+        self.at_step.replay_recurrent([capture for _, capture in captures])
         self.at_step.read_units(self.activations)
         outputs, self._root_outputs = self._root_outputs, {}
         if self.loss_ticket is None:
@@ -530,6 +556,7 @@ class Probe:
         self._root_outputs.clear()
         self._containers.clear()
         self._captures.clear()
+        self._unread.clear()
         self._stack.clear()
         for entry in self.layers:
             entry.inputs = entry.outputs = ()

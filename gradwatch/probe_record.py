@@ -10,7 +10,12 @@ from torch import Tensor, nn
 
 from gradwatch.layers import ModuleFacts
 from gradwatch.probe import Probe
-from gradwatch.probe_entries import ActivationEntry, LayerEntry, ParameterEntry
+from gradwatch.probe_entries import (
+    ActivationEntry,
+    ChainEntry,
+    LayerEntry,
+    ParameterEntry,
+)
 from gradwatch.records import (
     ActivationRecord,
     ChainRecord,
@@ -120,8 +125,19 @@ class _Builder:
     def _trained_entries(self) -> list[LayerEntry]:
         """Drop the forwards no gradient came back to, if another one has gradients."""
         entries = self.probe.layers
-        groups = {entry.group for entry in entries if self._gradient(entry) is not None}
+        finite: dict[int, bool] = {}
+        for entry in entries:
+            norm = self._gradient(entry)
+            if norm is not None:
+                so_far = finite.get(entry.group, True)
+                finite[entry.group] = so_far and math.isfinite(norm)
+        groups = self._not_skipped(finite)
         return [e for e in entries if e.group in groups] if groups else entries
+
+    def _not_skipped(self, finite: Mapping[int, bool]) -> set[int]:
+        """Drop the passes that overflowed under a loss scale: no step came of them."""
+        good = {number for number, is_finite in finite.items() if is_finite}
+        return good if self.scale != 1.0 and good else set(finite)
 
     def _gradient(self, entry: LayerEntry) -> float | None:
         """Return the norm over all outputs, the RMS over repeated backward passes."""
@@ -254,22 +270,35 @@ class _Builder:
         records = []
         for numbers in merged.values():
             first = self.probe.chains[numbers[0]]
-            points = []
-            for position, point in enumerate(first.points):
-                norms = []
-                for number in numbers:
-                    other = self.probe.chains[number].points[position]
-                    if other.entry is not None:
-                        norms.append(self._gradient(other.entry))
-                    else:
-                        value = _rms_of(self.pending.get(t) for t in other.tickets)
-                        norms.append(None if value is None else value / self.scale)
-                points.append(
-                    PointRecord(point.label, point.layer, _rms_of(norms), point.width)
+            passes = {n: self._norms_along(self.probe.chains[n]) for n in numbers}
+            kept = self._not_skipped(
+                {
+                    n: all(norm is None or math.isfinite(norm) for norm in norms)
+                    for n, norms in passes.items()
+                }
+            )
+            points = [
+                PointRecord(
+                    point.label,
+                    point.layer,
+                    _rms_of(passes[n][position] for n in numbers if n in kept),
+                    point.width,
                 )
+                for position, point in enumerate(first.points)
+            ]
             known = not self.probe.opaque
             records.append(ChainRecord(first.source, tuple(points), first.main, known))
         return records
+
+    def _norms_along(self, chain: ChainEntry) -> list[float | None]:
+        norms: list[float | None] = []
+        for point in chain.points:
+            if point.entry is not None:
+                norms.append(self._gradient(point.entry))
+            else:
+                value = _rms_of(self.pending.get(t) for t in point.tickets)
+                norms.append(None if value is None else value / self.scale)
+        return norms
 
     def _fallback_chain(self, layers: Sequence[LayerRecord]) -> list[ChainRecord]:
         """Module order stands in where no graph could be read."""

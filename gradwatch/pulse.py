@@ -9,7 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gradwatch.statistics import Ledger, Pending, foreach_norms, l2_norm, plain
+from gradwatch.statistics import (
+    Ledger,
+    Pending,
+    foreach_norms,
+    l2_norm,
+    plain,
+    rescue,
+)
 
 #: Small tensors whose norms are read again at the step: after over before is the clip
 #: factor, which is one factor for all of them.
@@ -38,6 +45,9 @@ class PulseReading:
     pending: Pending | None = None
     scale: int | None = None
     loss: int | None = None
+    found_inf: int | None = None
+    unscales_inside: bool = False
+    num_backwards: int = 0
 
     def norms(self) -> tuple[float | None, float | None, float | None]:
         """Return (norm at backward's end, norm at the step, factor between them).
@@ -143,7 +153,15 @@ class PulseReader:
             if grad is not None:
                 indices.append(index)
                 grads.append(grad)
-        return indices, foreach_norms(grads)
+        norms = foreach_norms(grads)
+        if norms and all(norm.device.type == "cpu" for norm in norms):
+            # Already on the host: mend what may have left the range of float32.
+            values = _joined(norms).tolist()
+            norms = [
+                norm if 1e-12 < value < 1e12 else rescue(grad, norm)
+                for grad, norm, value in zip(grads, norms, values, strict=True)
+            ]
+        return indices, norms
 
     def _grad(self, index: int) -> Tensor | None:
         parameter = self._parameters[index]()
