@@ -293,22 +293,6 @@ def health_of(
     return Health.HEALTHY if enough else Health.UNKNOWN
 
 
-def _best_coverage(history: History) -> dict[str, Coverage]:
-    """Return the best coverage that any kept probe had of each layer.
-
-    An expert that the newest batch left out was seen all the same.
-    """
-    best: dict[str, Coverage] = {}
-    for probe in history.probes:
-        for name, state in probe.coverage:
-            if name not in best or _SIGHT[state] > _SIGHT[best[name]]:
-                best[name] = state
-    return best
-
-
-_SIGHT = {Coverage.NOT_SEEN: 0, Coverage.NO_GRADIENT: 1, Coverage.OBSERVED: 2}
-
-
 def _has_seen_enough(
     history: History, structure: Structure, settings: Settings
 ) -> bool:
@@ -316,7 +300,7 @@ def _has_seen_enough(
     # Layers without a gradient (unused, a second optimizer's turn) are left out.
     if history.num_probes < settings.healthy_probes:
         return False
-    states = _best_coverage(history)
+    states, _ = history.best_coverage()
     wanted = [info.name for info in structure.weight_layers()] or list(states)
     judged = [n for n in wanted if states.get(n) is not Coverage.NO_GRADIENT]
     seen = sum(states.get(name) is Coverage.OBSERVED for name in judged)
@@ -341,7 +325,7 @@ def layer_health(
         By layer: the worst health of the alarms that list it, as sick or affected;
         else what its coverage and the number of probes allow to say.
     """
-    states = _best_coverage(history)
+    states, _ = history.best_coverage()
     verdicts: dict[str, Health] = {}
     for layer in dict.fromkeys([*structure.layers, *states]):
         state = states.get(layer)

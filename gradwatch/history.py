@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from statistics import median
 
-from gradwatch.records import PulseRecord, StepRecord
+from gradwatch.records import Coverage, PulseRecord, StepRecord
 
 #: First pulses whose median is the early gradient norm (chosen, not measured).
 _EARLY_PULSES = 10
+
+_SIGHT = {Coverage.NOT_SEEN: 0, Coverage.NO_GRADIENT: 1, Coverage.OBSERVED: 2}
 
 
 class History:
@@ -101,6 +103,22 @@ class History:
             return (0, 0)
         return (probes[0].step, probes[-1].step)
 
+    def best_coverage(self) -> tuple[dict[str, Coverage], dict[str, str]]:
+        """Return the best coverage any kept probe had of each layer, and the reasons.
+
+        An expert that the newest batch left out, or a layer that LayerDrop skipped, was
+        seen all the same.
+        """
+        best: dict[str, Coverage] = {}
+        reasons: dict[str, str] = {}
+        for probe in self._probes:
+            why = dict(probe.coverage_reasons)
+            for name, state in probe.coverage:
+                if name not in best or _SIGHT[state] >= _SIGHT[best[name]]:
+                    best[name] = state
+                    reasons[name] = why.get(name, "")
+        return best, reasons
+
     def losses(self) -> Iterator[tuple[int, float]]:
         """Yield (step, loss) where the loss is known, oldest first, one a step."""
         known = {r.step: r.loss for r in self._probes if r.loss is not None}
@@ -110,17 +128,21 @@ class History:
     def loss_ratio(self, num_last: int = 5) -> float | None:
         """Return median of the newest losses over the first one.
 
+        Probes lie ever further apart, so only losses from the last two thirds of the
+        steps count as new.
+
         Args:
-            num_last: Number of newest known losses.
+            num_last: Number of newest known losses, at most.
 
         Returns:
             The ratio; None if the loss is not known at two steps or the first is not
             positive.
         """
-        values = [loss for _, loss in self.losses() if math.isfinite(loss)]
-        if self.first_loss is None or self.first_loss <= 0 or len(values) < 2:
+        known = [(step, loss) for step, loss in self.losses() if math.isfinite(loss)]
+        if self.first_loss is None or self.first_loss <= 0 or len(known) < 2:
             return None
-        return median(values[-num_last:]) / self.first_loss
+        newest = [loss for step, loss in known if 3 * step >= known[-1][0]]
+        return median(newest[-num_last:]) / self.first_loss
 
     def running_median(
         self,

@@ -42,6 +42,9 @@ class Events(Protocol):
     def on_module_enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """A module is about to run during a probe."""
 
+    def on_module_muted(self, module: nn.Module) -> None:
+        """A module is about to run with gradients off during a probe."""
+
     def on_module_leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """A module has run during a probe."""
 
@@ -88,9 +91,13 @@ class _EnterHook(_Inert):
     # `kwargs` has a default because torch looks up whether a hook takes them at the
     # call: a hook that was just removed is called without.
     def __call__(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        if torch.compiler.is_compiling() or not self.manager.sees_forward():
+        if torch.compiler.is_compiling() or not self.manager.armed:
             return
-        self.manager.guard(self.manager.events.on_module_enter, module, args, kwargs)
+        manager = self.manager
+        if manager.sees_forward():
+            manager.guard(manager.events.on_module_enter, module, args, kwargs)
+        elif not torch.is_grad_enabled():
+            manager.guard(manager.events.on_module_muted, module)
 
 
 class _LeaveHook(_Inert):

@@ -276,6 +276,11 @@ class Observer:
             self._probe.enter(module, args, kwargs)
         self._spend(started)
 
+    def on_module_muted(self, module: nn.Module) -> None:
+        """Tell the probe of a module that runs with gradients off."""
+        if self._probe is not None:
+            self._probe.pass_without_gradient(module)
+
     def on_module_leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """Hand a module's output to the probe."""
         started = time.perf_counter()

@@ -107,6 +107,7 @@ class Probe:
         self._captures: list[tuple[int, RecurrentCapture]] = []
         self._fresh_group = True
         self.loss_is_users = False
+        self.no_grad_layers: dict[str, None] = {}
         self.float16 = False
         self.loop_layers: set[str] = set()
         self._unit_dim = -1
@@ -137,6 +138,12 @@ class Probe:
         if raw is not None and not entry.inputs:
             entry.raw_input = (_storage_key(raw), _shape(raw), raw.dtype)
         self._stack.append((id(module), entry))
+
+    def pass_without_gradient(self, module: nn.Module) -> None:
+        """Note a layer that runs with gradients off inside a training forward."""
+        facts = self._facts.get(id(module))
+        if facts is not None and facts.owns and self._stack:
+            self.no_grad_layers.setdefault(facts.name)
 
     def _start_group(self, args: tuple[Any, ...], kwargs: Any) -> None:
         self._stack.clear()

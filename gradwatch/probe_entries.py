@@ -87,6 +87,7 @@ class ParameterEntry:
     zeros: int | None = None
     before: Sampled | None = None
     before_norm: int | None = None
+    equal_rows: int | None = None
     update: int | None = None
     entries: int = 0
 

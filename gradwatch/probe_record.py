@@ -116,6 +116,12 @@ class _Builder:
             non_finite=self._origin(layers),
             float16=self.probe.float16,
             zero_init_downstream=self._zero_init(parameters),
+            no_grad_layers=tuple(
+                # Reentrant checkpointing runs layers so first, then with gradients.
+                name
+                for name in self.probe.no_grad_layers
+                if all(record.layer != name for record in layers)
+            ),
             local_rank=self.context.local_rank,
             lr=self.context.lr,
         )
@@ -238,6 +244,7 @@ class _Builder:
             update_ratio=ratio,
             in_optimizer=None if owners is None else id(parameter) in owners,
             zero_share=get(entry.zeros),
+            equal_rows=_equal_rows(get(entry.equal_rows), before),
             zero_weight=None if before is None else before == 0.0,
         )
 
@@ -373,6 +380,9 @@ class _Builder:
                 reasons[name] = "called, but no gradient came back to its output"
                 if not facts.trainable:
                     reasons[name] = "frozen, and nothing below it needs a gradient"
+            elif name in self.probe.no_grad_layers:
+                coverage[name] = Coverage.NO_GRADIENT
+                reasons[name] = "ran with gradients off inside the training forward"
             else:
                 coverage[name] = Coverage.NOT_SEEN
                 reasons[name] = _why_not_seen(facts, name in parameter_gradient)
@@ -434,6 +444,12 @@ def _rms_of(values: Iterable[float | None]) -> float | None:
 def _mean_of(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
+
+
+def _equal_rows(difference: float | None, norm: float | None) -> bool | None:
+    if difference is None or norm is None:
+        return None
+    return difference == 0.0 and norm > 0.0
 
 
 def _spans_decades(norms: Sequence[float], decades: float = 2.0) -> bool:

@@ -13,6 +13,7 @@ from gradwatch.recurrent import RecurrentCapture, Replayed, replay
 from gradwatch.settings import Settings
 from gradwatch.statistics import (
     Ledger,
+    equal_rows,
     foreach_norms,
     plain,
     rescue,
@@ -69,6 +70,7 @@ class StepReadings:
             if entry.before is not None:
                 entry.before_norm = self.ledger.add(entry.before.norm)
                 entry.entries = entry.before.entries.numel()
+                entry.equal_rows = self.ledger.add(equal_rows(parameter))
             grad = None if parameter.grad is None else plain(parameter.grad)
             if grad is not None:
                 chosen.append((entry, grad))

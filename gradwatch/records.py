@@ -101,6 +101,8 @@ class ParameterRecord:
             weight was all zero at attach or not measured.
         in_optimizer: Whether an optimizer seen so far owns it; None while unknown.
         zero_share: Share of exact zeros in the gradient; None if not measured.
+        equal_rows: Whether the first, a middle and the last row of a weight with two
+            or more dimensions are equal and not zero; None if it has fewer rows.
         zero_weight: Whether all sampled entries are exactly zero before the step.
     """
 
@@ -117,6 +119,7 @@ class ParameterRecord:
     in_optimizer: bool | None = None
     zero_share: float | None = None
     zero_weight: bool | None = None
+    equal_rows: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +265,7 @@ class StepRecord:
         non_finite: Origin of the first non-finite value of this step.
         zero_init_downstream: Whether a weight above the hidden layers is all zero, so
             that exact zeros below say nothing yet.
+        no_grad_layers: Layers that ran with gradients off inside a training forward.
         local_rank: Rank whose statistics these are; None if global or single process.
         lr: Largest learning rate of the optimizer's groups.
         float16: Whether a float16 tensor was seen among the layers' outputs and
@@ -281,6 +285,7 @@ class StepRecord:
     coverage_reasons: tuple[tuple[str, str], ...] = ()
     non_finite: NonFiniteOrigin | None = None
     zero_init_downstream: bool = False
+    no_grad_layers: tuple[str, ...] = ()
     local_rank: int | None = None
     lr: float | None = None
     float16: bool | None = None

@@ -74,7 +74,7 @@ def build_report(
         The report.
     """
     record = shown_probe(history)
-    coverage = _coverage(record, structure)
+    coverage = _coverage(history, structure)
     facts = _facts(run, history)
     ordered = tuple(sorted(findings, key=lambda finding: _badness(finding, health)))
     parts = {
@@ -316,11 +316,10 @@ def _time_summary(profile: TimeProfile, settings: Settings) -> TimeSummary:
     )
 
 
-def _coverage(record: StepRecord | None, structure: Structure) -> CoverageSummary:
-    if record is None:
+def _coverage(history: History, structure: Structure) -> CoverageSummary:
+    if history.latest is None:
         return CoverageSummary()
-    covered = dict(record.coverage)
-    reasons = dict(record.coverage_reasons)
+    covered, reasons = history.best_coverage()
     groups: dict[tuple[Coverage, str], list[str]] = {}
     for name, state in covered.items():
         if state is not Coverage.OBSERVED:

@@ -51,9 +51,9 @@ def compose_report(
         names = ", ".join(sorted(observer.foreign_optimizers))
         notes = (
             *notes,
-            f"{names} stepped, but owns no parameter of the watched {model_name}: watch "
-            "the module whose parameters it updates, or build it from "
-            "model.parameters() after the model got its final parameters.",
+            f"{names} stepped, but owns no parameter of {model_name}: watch "
+            "the module whose parameters it updates, or build the optimizer after the "
+            "model got its final parameters.",
         )
     return build_report(
         history=history,

@@ -265,6 +265,26 @@ def sample_parameter(parameter: Tensor, limit: int) -> Sampled | None:
     return Sampled(copy, l2_norm(copy))
 
 
+def equal_rows(parameter: Tensor) -> Tensor | None:
+    """Return how far the first, a middle and the last row of a weight lie apart.
+
+    Units whose weights are equal get equal gradients and stay equal.
+
+    Args:
+        parameter: Weight with units along dimension 0.
+
+    Returns:
+        Largest difference, a 0-dim tensor; None with fewer than two dimensions or rows.
+    """
+    weight = plain(parameter)
+    if weight is None or weight.dim() < 2 or weight.shape[0] < 2:
+        return None
+    rows = weight[[0, weight.shape[0] // 2, -1]].reshape(3, -1)
+    if rows.shape[1] < 2:
+        return None
+    return (rows - rows[:1]).abs().amax()
+
+
 def update_norm(before: Sampled, parameter: Tensor, limit: int) -> Tensor | None:
     """Return the norm of what the optimizer applied to the sampled entries.
 

@@ -120,7 +120,8 @@ def watch(
         except Exception as error:  # any failure of ours is a result
             return Watched("ERROR", (), None, f"{type(error).__name__}: {error}")
     ours = [str(w.message) for w in caught if "GradWatch" in w.category.__name__]
-    findings = tuple(_finding(finding) for finding in report.findings)
+    # An alarm that came and went was an alarm: the user has read it.
+    findings = tuple(map(_finding, (*report.findings, *report.cleared)))
     final = labels.final_loss(losses)
     return Watched(report.health.name, findings, final, "; ".join(ours)[:400])
 

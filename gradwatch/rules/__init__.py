@@ -12,6 +12,7 @@ from gradwatch.rules.non_finite import NonFinite
 from gradwatch.rules.not_observed import NotObserved
 from gradwatch.rules.saturated_activation import SaturatedActivation
 from gradwatch.rules.signal_collapse import SignalCollapse
+from gradwatch.rules.symmetric_units import SymmetricUnits
 from gradwatch.rules.training_spike import TrainingSpike
 from gradwatch.rules.update_too_large import UpdateTooLarge
 from gradwatch.rules.update_too_small import UpdateTooSmall
@@ -28,6 +29,7 @@ RULES: tuple[Rule, ...] = (
     SignalCollapse(),
     Disconnected(),
     GradientUnderflow(),
+    SymmetricUnits(),
     ExplodingGradient(),
     ExplodingThroughTime(),
     ExplodingActivation(),

@@ -43,7 +43,10 @@ class Link:
 LINKS: tuple[Link, ...] = (
     Link(
         "GW301",
-        ("GW101", "GW103", "GW104", "GW105", "GW106", "GW201", "GW202", "GW203"),
+        (
+            *("GW101", "GW102", "GW103", "GW104", "GW105", "GW106"),
+            *("GW201", "GW202", "GW203"),
+        ),
         When.EARLIER,
     ),
     Link("GW301", ("GW205",), When.EARLIER),
@@ -69,6 +72,7 @@ LINKS: tuple[Link, ...] = (
     Link("GW105", ("GW302",), When.ALWAYS),
     Link("GW105", ("GW103",), When.ALWAYS, only_notes=True),
     Link("GW106", ("GW302",), When.ALWAYS),
+    Link("GW108", ("GW101", "GW105", "GW302"), When.ALWAYS),
     Link("GW301", ("GW204", "GW303"), When.ALWAYS),
     Link("GW204", ("GW303",), When.ALWAYS),
 )

@@ -17,6 +17,7 @@ from gradwatch.rules.disconnection import (
     silent_layers,
     uncalled_layers,
 )
+from gradwatch.rules.loss_curve import is_flat
 from gradwatch.rules.wording import some
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
@@ -41,15 +42,19 @@ class Disconnected(Rule):
     """Weights that take part in the forward pass do not learn.
 
     What it does:
-        Looks for four ways of not being connected:
+        Looks for five ways of not being connected:
 
         - Called and trainable, but the gradient is exactly zero step after step while
           the loss is not zero. Dead units, a learning rate of zero, experts that were
           not called and a softmax over one unit are told apart. On a branch: a note.
         - The first layers never get a gradient while later ones do: a `detach`
-          between them. If that is a whole top-level child: a note.
+          between them. If that is a whole top-level child: a note, unless the loss
+          stays flat.
         - The gradient is there, but no optimizer owns the weights. If these are the
-          whole input side or a whole top-level child, that is on purpose: a note.
+          whole input side or a whole top-level child, that is on purpose: a note,
+          unless the loss stays flat.
+        - The layer runs with gradients switched off, although an optimizer owns it:
+          a note, and a warning when the loss stays flat.
         - Never called in a training forward: a note.
 
     Why it matters:
@@ -104,6 +109,7 @@ class Disconnected(Rule):
             _silent(history, structure, settings),
             _cut(history, structure, settings),
             _outside(history, structure, settings),
+            _without_gradients(history, structure, settings),
             _uncalled(history, structure, settings),
         )
         cases = [case for case in found if case is not None]
@@ -172,7 +178,7 @@ def _cut(history: History, structure: Structure, settings: Settings) -> _Case | 
     if not layers or span < settings.disconnected_steps:
         return None
     children_only = is_on_purpose(layers, structure, prefix_counts=False)
-    quiet = children_only or not structure.known
+    quiet = (children_only and not _hurts(history, settings)) or not structure.known
     return _Case(
         Severity.NOTE if quiet else Severity.WARNING,
         layers,
@@ -193,7 +199,9 @@ def _outside(
     layers = outside_optimizer(record, structure)
     if not layers:
         return None
-    on_purpose = is_on_purpose(layers, structure, prefix_counts=True)
+    on_purpose = is_on_purpose(layers, structure, prefix_counts=True) and not _hurts(
+        history, settings
+    )
     manner = "as for fine-tuning" if on_purpose else "so they never change"
     return _Case(
         Severity.NOTE if on_purpose else Severity.WARNING,
@@ -207,12 +215,39 @@ def _outside(
     )
 
 
+def _hurts(history: History, settings: Settings) -> bool:
+    """Whether the loss is known to stay flat: a decision would let the rest learn."""
+    return is_flat(history, settings, settings.disconnected_steps) is True
+
+
+def _without_gradients(
+    history: History, structure: Structure, settings: Settings
+) -> _Case | None:
+    record = history.latest
+    assert record is not None
+    owned = {p.layer for p in record.parameters if p.trainable and p.in_optimizer}
+    layers = tuple(name for name in record.no_grad_layers if name in owned)
+    if not layers:
+        return None
+    return _Case(
+        Severity.WARNING if _hurts(history, settings) else Severity.NOTE,
+        layers,
+        f"{some(layers)} ran with gradients switched off inside the training forward, "
+        "although an optimizer owns their weights.",
+        f"Look for a torch.no_grad() around {layers[0]} in the forward.",
+        "steps without any gradient",
+        record.step + 1,
+        float(settings.disconnected_steps),
+    )
+
+
 def _uncalled(
     history: History, structure: Structure, settings: Settings
 ) -> _Case | None:
     record = history.latest
     assert record is not None
-    layers = uncalled_layers(history, structure)
+    muted = set(record.no_grad_layers)
+    layers = tuple(n for n in uncalled_layers(history, structure) if n not in muted)
     if not layers or not called_layers(record):
         return None
     return _Case(

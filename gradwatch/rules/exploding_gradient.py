@@ -12,7 +12,7 @@ from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_un
 from gradwatch.rules.layer_signals import forward_growth
 from gradwatch.rules.loss_curve import RISEN, has_risen
 from gradwatch.rules.weight_updates import median_update
-from gradwatch.rules.wording import because, relative_step, unique
+from gradwatch.rules.wording import because, named, relative_step, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -116,7 +116,8 @@ class ExplodingGradient(Rule):
         sick = worst.beyond(settings.layer_ratio, above=True)
         text = (
             f"The gradient gains {gained:.1f} decades{worst.where()} between "
-            f"{worst.top} and {worst.source} ({-worst.per_layer:.2f} a layer): "
+            f"{named(worst.top)} and {named(worst.source)} "
+            f"({-worst.per_layer:.2f} a layer): "
             f"{worst.shape()}{because(reasons)}."
         )
         if not worst.chain.structure_known:

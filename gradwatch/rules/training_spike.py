@@ -12,6 +12,10 @@ from gradwatch.rules.wording import plural, some
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
+#: Newest loss over the lowest before the first jump that counts as fallen (chosen: more
+#: than the noise of one batch).
+_FALLEN = 0.9
+
 
 class TrainingSpike(Rule):
     """The gradient norm, the loss or the applied update jumps suddenly.
@@ -22,7 +26,8 @@ class TrainingSpike(Rule):
         with their running medians. An excursion counts once, however long it lasts.
 
         One is a note. It is a warning when the loss stays higher afterwards, or when
-        there are `spike_warning_events` within `spike_warning_steps`. What stays below
+        there are `spike_warning_events` within `spike_warning_steps`, unless the loss
+        is known to have gone on falling all the while. What stays below
         `spike_floor` of the early loss and gradient norm is the noise of a converged
         network and does not count; nor do steps that the gradient scaler skipped.
 
@@ -89,13 +94,18 @@ class TrainingSpike(Rule):
         largest = max(found, key=lambda spike: spike.ratio)
         rose = next((spike for spike in found if spike.loss_rose), None)
         many = len(found) >= settings.spike_warning_events
+        harmless = rose is None and _kept_falling(history, found[0].step)
         window = (found[0].step, history.last_step)
         at = some([str(spike.step) for spike in found])
         after = (
             "" if rose is None else f"; after step {rose.step} the loss stays higher"
         )
         return self.finding(
-            severity=Severity.WARNING if many or rose is not None else Severity.NOTE,
+            severity=(
+                Severity.WARNING
+                if (many and not harmless) or rose is not None
+                else Severity.NOTE
+            ),
             message=(
                 f"{plural(len(found), 'sudden jump')} in the last "
                 f"{settings.spike_warning_steps} steps (at {at}), the largest of the "
@@ -124,3 +134,12 @@ class TrainingSpike(Rule):
                 ),
             ),
         )
+
+
+def _kept_falling(history: History, first: int) -> bool:
+    """Whether the loss is known before and after the first jump, and lower since."""
+    # Recurrent nets that learn well jump while they find out what to remember; jumps
+    # that the loss does not follow throw nothing away.
+    before = [loss for step, loss in history.losses() if step <= first]
+    after = [loss for step, loss in history.losses() if step > first]
+    return bool(before and after) and after[-1] < _FALLEN * min(before)

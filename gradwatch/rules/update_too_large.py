@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
+from gradwatch.records import StepRecord
 from gradwatch.rules.base import Rule
-from gradwatch.rules.loss_curve import is_learning
-from gradwatch.rules.weight_updates import update_ratios
+from gradwatch.rules.loss_curve import is_flat, is_learning
+from gradwatch.rules.weight_updates import median_update, update_ratios
 from gradwatch.rules.wording import relative_step
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
@@ -78,13 +79,11 @@ class UpdateTooLarge(Rule):
         self, history: History, structure: Structure, settings: Settings
     ) -> Finding | None:
         """Return what is wrong as of the newest probe, or None."""
-        record = history.latest
-        ratios = update_ratios(record, structure) if record is not None else {}
-        if record is None or not ratios:
+        limit = settings.max_update_ratio
+        record, ratios = _judged(history, structure, settings)
+        if record is None:
             return None
-        update, limit = median(ratios.values()), settings.max_update_ratio
-        if update < limit:
-            return None
+        update = median(ratios.values())
         sick = sorted(
             (name for name in ratios if ratios[name] >= limit),
             key=ratios.__getitem__,
@@ -118,3 +117,27 @@ class UpdateTooLarge(Rule):
             ),
             layers=tuple(sick),
         )
+
+
+def _judged(
+    history: History, structure: Structure, settings: Settings
+) -> tuple[StepRecord | None, dict[str, float]]:
+    """Return the probe that shows too large an update, and its ratios.
+
+    That is the newest one; or an older one while the loss is known not to have
+    recovered: an adaptive optimizer blows the weights up in its first steps, after
+    which the same rate moves them relatively little, and the harm is done.
+    """
+    limit = settings.max_update_ratio
+    latest = history.latest
+    candidates = [latest] if latest is not None else []
+    if is_flat(history, settings, settings.flat_loss_steps):
+        early = [p for p in history.probes if p is not latest]
+        too_large = [p for p in early if (median_update(p, structure) or 0.0) >= limit]
+        if len(too_large) >= settings.confirm_probes:
+            candidates.append(too_large[-1])
+    for record in candidates:
+        ratios = update_ratios(record, structure)
+        if ratios and median(ratios.values()) >= limit:
+            return record, ratios
+    return None, {}

@@ -12,7 +12,7 @@ from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_un
 from gradwatch.rules.layer_signals import weakest_signal
 from gradwatch.rules.loss_curve import is_flat
 from gradwatch.rules.weight_updates import outside_workable_range, starvation
-from gradwatch.rules.wording import because, unique
+from gradwatch.rules.wording import because, named, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -127,7 +127,8 @@ class VanishingGradient(Rule):
         sick = worst.beyond(settings.layer_ratio, above=False)
         text = (
             f"The gradient loses {worst.decades:.1f} decades{worst.where()} between "
-            f"{worst.top} and {worst.source} ({worst.per_layer:.2f} a layer): "
+            f"{named(worst.top)} and {named(worst.source)} "
+            f"({worst.per_layer:.2f} a layer): "
             f"{worst.shape()}{because(reasons)}."
         )
         if not known:

@@ -17,11 +17,17 @@ def some(layers: Sequence[str], most: int = 3) -> str:
     """
     if not layers:
         return "no layer"
+    names = [named(layer) for layer in layers[:most]]
     if len(layers) == 1:
-        return layers[0]
+        return names[0]
     if len(layers) <= most:
-        return f"{', '.join(layers[:-1])} and {layers[-1]}"
-    return f"{', '.join(layers[:most])} and {len(layers) - most} more"
+        return f"{', '.join(names[:-1])} and {names[-1]}"
+    return f"{', '.join(names)} and {len(layers) - most} more"
+
+
+def named(layer: str) -> str:
+    """Return a layer's name, such that a bare number of a Sequential reads as one."""
+    return f"layer {layer}" if layer.isdigit() else layer
 
 
 def plural(count: int, noun: str) -> str:

@@ -160,3 +160,24 @@ def test_it_says_why_it_cannot_judge():
     """Fewer steps than the limit."""
     history = make_history(make_step(5))
     assert "fewer than 20 steps" in RULE.unmet(history, make_structure(), Settings())
+
+
+def test_a_flat_loss_makes_what_is_left_out_a_warning():
+    """Somebody who trains the head alone on purpose sees the loss fall."""
+    lost = outside(NAMES[:3])
+    early = make_step(0, loss=2.0)
+    assert judge(parameters=lost, loss=1.0, before=[early]).severity is Severity.NOTE
+    assert judge(parameters=lost, loss=2.0, before=[early]).severity is Severity.WARNING
+
+
+def test_layers_that_ran_with_gradients_off_are_named():
+    """A note; a warning when the loss stays flat. Without an optimizer: on purpose."""
+    owned = weights({"layers.0"}, in_optimizer=True)
+    early = make_step(0, loss=2.0)
+    muted = {"parameters": owned, "no_grad_layers": ("layers.0",)}
+    finding = judge(loss=2.0, before=[early], **muted)
+    assert finding.severity is Severity.WARNING
+    assert finding.layers == ("layers.0",)
+    assert judge(loss=1.0, before=[early], **muted).severity is Severity.NOTE
+    frozen = weights({"layers.0"}, in_optimizer=False, grad_norm=None)
+    assert judge(parameters=frozen, no_grad_layers=("layers.0",)) is None

@@ -111,3 +111,12 @@ def test_it_says_why_it_cannot_judge():
     """Too few pulses."""
     history = make_history(make_step())
     assert "pulses" in RULE.unmet(history, make_structure(), Settings())
+
+
+def test_jumps_that_the_loss_does_not_follow_are_a_note():
+    """A recurrent net that learns well jumps while it finds out what to remember."""
+    jumps = with_jumps(30.0, 40, 60, 80)
+    falling = [2.0 * 0.97**step for step in range(100)]
+    flat = [2.0] * 100
+    assert judge(jumps, falling).severity is Severity.NOTE
+    assert judge(jumps, flat).severity is Severity.WARNING

@@ -71,3 +71,32 @@ def test_it_says_why_it_cannot_judge():
     """No update was measured."""
     history = make_history(make_step(parameters=[]))
     assert "no applied update" in RULE.unmet(history, make_structure(), Settings())
+
+
+def early_blow_up(losses):
+    """Return a history whose first probes had large updates and whose last has not."""
+    probes = [
+        make_step(
+            step,
+            parameters=[make_parameter(name, update_ratio=ratio) for name in NAMES],
+            loss=loss,
+        )
+        for (step, ratio), loss in zip(
+            [(0, 9.0), (1, 0.7), (5, 0.2), (20, 0.02), (50, 0.005)], losses, strict=True
+        )
+    ]
+    return make_history(*probes)
+
+
+def test_a_blow_up_that_the_loss_did_not_recover_from_stands():
+    """Grown weights make the same rate look small; the harm is done."""
+    hurt = early_blow_up([2.9, 4.8, 6.4, 3.0, 2.9])
+    finding = RULE.judge(hurt, make_structure(), Settings())
+    assert finding.severity >= Severity.WARNING
+    assert finding.evidence[0].steps == (5, 5)
+
+
+def test_a_blow_up_that_is_overcome_is_over():
+    """The loss falls below nine tenths of its first value."""
+    fine = early_blow_up([2.9, 4.8, 3.4, 2.0, 1.0])
+    assert RULE.judge(fine, make_structure(), Settings()) is None
