@@ -143,22 +143,20 @@ def _lines(found: Iterable[Rule]) -> Iterable[str]:
         yield f"{rule.code}  {rule.name:24} {rule.summary}"
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def demo(context: typer.Context) -> None:
+@app.command()
+def demo(
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train for a quarter of the steps.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", help="Train this network; may be repeated."),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", min=40, help="Width of the text.")
+    ] = None,
+) -> None:
     """Train sick and healthy networks on bundled data and diagnose each."""
-    try:
-        import sklearn  # noqa: F401 - the demo's data; asked for here, to say so
-    except ImportError:
-        typer.echo(
-            "gradwatch: the demo trains on the digits that scikit-learn bundles; "
-            "install it with `pip install 'gradwatch[demo]'`.",
-            err=True,
-        )
-        raise typer.Exit(1) from None
-    from importlib import import_module
+    from gradwatch.demo import main as run_demo
 
-    # By name: what it needs is asked for above, not when this file is read.
-    status = import_module("gradwatch.demo").main(context.args)
-    raise typer.Exit(status or 0)
+    raise typer.Exit(run_demo(quick, only or None, width))

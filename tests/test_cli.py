@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from gradwatch import cli
 from gradwatch._version import __version__
+from gradwatch.errors import GradWatchError
 from gradwatch.report import Report
 from gradwatch.rules import RULES
 from tests.sample_reports import non_finite, vanishing
@@ -99,19 +100,24 @@ def test_demo_says_how_to_install_its_data(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     result = run("demo")
     assert result.exit_code == 1
-    assert "gradwatch[demo]" in result.output
+    assert isinstance(result.exception, GradWatchError)
+    assert "gradwatch[demo]" in str(result.exception)
 
 
 def test_demo_is_called_with_its_words(monkeypatch):
-    """What follows `demo` is the demo's own."""
+    """What follows `demo` reaches it, and its status becomes the command's."""
     seen = []
+
+    def main(*words):
+        seen.append(words)
+        return 1
+
     module = types.ModuleType("gradwatch.demo")
-    module.main = seen.append
+    module.main = main
     monkeypatch.setitem(sys.modules, "gradwatch.demo", module)
-    monkeypatch.setitem(sys.modules, "sklearn", types.ModuleType("sklearn"))
-    result = run("demo", "--only", "rnn")
-    assert result.exit_code == 0
-    assert seen == [["--only", "rnn"]]
+    assert run("demo").exit_code == 1
+    run("demo", "--quick", "--only", "he-mlp", "--only", "pixel-rnn", "--width", "100")
+    assert seen == [(False, None, None), (True, ["he-mlp", "pixel-rnn"], 100)]
 
 
 @pytest.mark.parametrize("words", [(), ("--help",), ("report", "-h")])

@@ -40,8 +40,10 @@ ORDER = (
     ("trials",),
     ("run_facts", "report", "report_parts", "report_words", "report_build"),
     ("console_text", "console_layers", "console_report", "console_live", "console"),
+    ("demo_nets", "console_demo"),
     ("html", "runlog"),
     ("session", "precheck"),
+    ("demo",),
     ("cli", "__main__", "integrations"),
 )
 # `Report`'s render methods and the commands import what they use when they are called.
