@@ -374,6 +374,15 @@ class HookManager:
         finally:
             torch._C._set_grad_enabled(grad_enabled)
 
+    def attempt(self, function: Callable[..., Result], *args: Any) -> Result | None:
+        """Run ours outside of hooks, also when detached; warn at the first error."""
+        try:
+            return function(*args)
+        except Exception:
+            if self.failure is None:
+                self._fail(traceback.format_exc())
+            return None
+
     def _fail(self, reason: str) -> None:
         self.failure = reason
         self.detach()

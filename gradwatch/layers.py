@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -101,6 +102,17 @@ def own_parameters(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def count_entries(parameters: Iterable[Tensor]) -> int:
     """Return the number of entries; lazy parameters have none yet."""
     return sum(p.numel() for p in parameters if not is_lazy(p))
+
+
+def matches(patterns: Iterable[str | type], name: str, module: nn.Module) -> bool:
+    """Return whether a name pattern (or its parent) or a type fits a module."""
+    for pattern in patterns:
+        if isinstance(pattern, str):
+            if fnmatchcase(name, pattern) or fnmatchcase(name, pattern + ".*"):
+                return True
+        elif isinstance(module, pattern):
+            return True
+    return False
 
 
 def clean_name(name: str) -> str:

@@ -49,10 +49,16 @@ def replay_forward(model: nn.Module, last: LastForward, step: int) -> NonFiniteO
     Returns:
         The first module in forward order with finite inputs and a non-finite output;
         else the last layer in forward order whose own gradient is not finite, which is
-        the first one in backward order.
+        the first one in backward order. Unknown if the model does not run as a copy.
     """
     if last.args is not None:
-        found = _first_bad_module(model, last)
+        try:
+            found = _first_bad_module(model, last)
+        except Exception as error:  # the user's model, which need not run as a copy
+            reason = f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+            return NonFiniteOrigin(
+                step, None, "unknown", f"a copy of the model could not run ({reason})"
+            )
         if found is not None:
             layer, where, detail = found
             return NonFiniteOrigin(step, layer, where, detail)

@@ -9,7 +9,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,7 +18,7 @@ from torch.optim import Optimizer
 
 from gradwatch.history import History
 from gradwatch.hooks import HookManager
-from gradwatch.layers import ModuleFacts, clean_name, describe, walk
+from gradwatch.layers import ModuleFacts, clean_name, describe, matches, walk
 from gradwatch.nan_origin import LastForward, replay_forward
 from gradwatch.probe import Probe
 from gradwatch.probe_entries import UnitMemory
@@ -212,20 +211,9 @@ class Observer:
     def _chosen(self, name: str, module: nn.Module) -> bool:
         if name == "":
             return True
-        if self._include and not self._matches(self._include, name, module):
-            return bool(module._modules)
-        return not self._matches(self._exclude, name, module)
-
-    def _matches(
-        self, patterns: tuple[str | type, ...], name: str, module: nn.Module
-    ) -> bool:
-        for pattern in patterns:
-            if isinstance(pattern, str):
-                if fnmatchcase(name, pattern) or fnmatchcase(name, pattern + ".*"):
-                    return True
-            elif isinstance(module, pattern):
-                return True
-        return False
+        if self._include and not matches(self._include, name, module):
+            return next(module.children(), None) is not None
+        return not matches(self._exclude, name, module)
 
     def _chosen_parameter(self, name: str) -> bool:
         owner = name.rpartition(".")[0].split(".parametrizations")[0]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Mapping
+import random
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -17,7 +20,7 @@ from gradwatch.layers import count_entries
 from gradwatch.observer import Observer
 from gradwatch.report import Report
 from gradwatch.run_facts import compose_report
-from gradwatch.session import LossFn, _check_model
+from gradwatch.session import LossFn, _check_callable, _check_model
 from gradwatch.settings import Settings
 from gradwatch.statistics import tensors_in
 
@@ -60,13 +63,11 @@ def check(
     """  # noqa: DOC502 - raised by what it calls
     _check_model(model)
     options = Settings.coerce(settings)
-    twin = copy.deepcopy(model)
-    twin.train()
-    for parameter in twin.parameters():
-        parameter.grad = None
+    _check_callable("loss_fn", loss_fn)
+    twin = _twin(model)
     history = History()
     observer = Observer(twin, options, history, lambda record: False)
-    with torch.random.fork_rng(devices=_devices()), torch.enable_grad():
+    with _as_it_was(batch), torch.enable_grad():
         observer.attach()
         try:
             loss, how = _loss(twin, batch, loss_fn)
@@ -85,6 +86,41 @@ def check(
         num_parameters=count_entries(model.parameters()),
         notes=() if how == "loss" else (_RANDOM,),
     )
+
+
+def _twin(model: nn.Module) -> nn.Module:
+    try:
+        twin = copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(
+            f"`model` (={type(model).__name__}) cannot be copied, and `check` runs a "
+            f"copy ({str(error).partition('. ')[0]}); call it before the first "
+            "forward, or drop tensors that the model keeps from its last one."
+        ) from error
+    twin.train()
+    for parameter in twin.parameters():
+        parameter.grad = None
+    return twin
+
+
+@contextlib.contextmanager
+def _as_it_was(batch: Any) -> Iterator[None]:
+    """Leave random states and the batch's own gradients as they were."""
+    kept = [(t, t.grad) for t in tensors_in(batch) if t.is_leaf and t.requires_grad]
+    python = random.getstate()
+    numpy = sys.modules.get("numpy")
+    drawn = numpy.random.get_state() if numpy is not None else None
+    for tensor, _ in kept:
+        tensor.grad = None
+    try:
+        with torch.random.fork_rng(devices=_devices()):
+            yield
+    finally:
+        random.setstate(python)
+        if numpy is not None:
+            numpy.random.set_state(drawn)
+        for tensor, grad in kept:
+            tensor.grad = grad
 
 
 def _loss(twin: nn.Module, batch: Any, loss_fn: LossFn | None) -> tuple[Tensor, str]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import torch
 from torch import nn
@@ -17,7 +16,7 @@ from gradwatch.detector import Detector, health_of
 from gradwatch.errors import ModelError, SettingsError
 from gradwatch.findings import Finding, Health, Severity
 from gradwatch.history import History
-from gradwatch.layers import count_entries
+from gradwatch.layers import clean_name, count_entries, matches
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.report import Report
@@ -77,12 +76,19 @@ def watch(
     _check_model(model)
     options = _settings_of(settings, budget, every)
     _check_console(console)
+    _check_callable("loss_fn", loss_fn)
+    _check_callable("on_finding", on_finding)
+    if scaler is not None and not hasattr(scaler, "unscale_"):
+        raise SettingsError(
+            f"`scaler` (={_kind(scaler)}) must be a gradient scaler such as "
+            "torch.amp.GradScaler; leave it out and it is found by itself."
+        )
     key = (
         options,
-        _patterns("include", include),
-        _patterns("exclude", exclude),
+        _patterns("include", include, model),
+        _patterns("exclude", exclude, model),
         console,
-        tuple(ignore),
+        (ignore,) if isinstance(ignore, str) else tuple(ignore),
         id(loss_fn),
         id(on_finding),
         id(scaler),
@@ -130,9 +136,11 @@ def _settings_of(
     return Settings.from_mapping({**options.model_dump(), **given}, origin="watch()")
 
 
-def _patterns(name: str, patterns: Iterable[str | type]) -> tuple[str | type, ...]:
-    if isinstance(patterns, str | type):
-        return (patterns,)
+def _patterns(
+    name: str, patterns: Iterable[str | type], model: nn.Module
+) -> tuple[str | type, ...]:
+    if isinstance(patterns, str | type) or not isinstance(patterns, Iterable):
+        patterns = (patterns,)
     result = tuple(patterns)
     for pattern in result:
         if not isinstance(pattern, str | type):
@@ -140,7 +148,36 @@ def _patterns(name: str, patterns: Iterable[str | type]) -> tuple[str | type, ..
                 f"`{name}` (={pattern!r}) must hold name patterns such as 'encoder.*' "
                 f"or module types such as nn.Linear; got {type(pattern).__name__}."
             )
+        named = ((clean_name(key), module) for key, module in model.named_modules())
+        if not any(matches((pattern,), key, module) for key, module in named):
+            raise SettingsError(
+                f"`{name}` (={pattern!r}) matches no layer of the model; its layers "
+                f"are {_some_names(model)}."
+            )
     return result
+
+
+def _some_names(model: nn.Module) -> str:
+    names = [clean_name(name) for name, _ in model.named_modules() if name]
+    shown = ", ".join(names[:6]) or "none besides the model itself"
+    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
+
+
+def _check_callable(name: str, value: object) -> None:
+    if value is not None and not callable(value):
+        raise SettingsError(f"`{name}` (={_kind(value)}) must be callable or None.")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r:.60}"
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, torch.Tensor):
+        return value.numel() == 1
+    return isinstance(value, SupportsFloat)
 
 
 class Watch:
@@ -217,9 +254,9 @@ class Watch:
         self.closed = True
         self._finalizer.detach()
         self._observer.detach()
-        if self._view is not None:
-            with contextlib.suppress(Exception):
-                self._view.on_close(self.report())
+        view = self._view
+        if view is not None:
+            self._observer.hooks.attempt(lambda: view.on_close(self.report()))
 
     # -- the user's side ----------------------------------------------------------
 
@@ -236,7 +273,14 @@ class Watch:
 
         Args:
             loss: Scalar loss of the step about to be taken.
+
+        Raises:
+            SettingsError: If `loss` is not one number.
         """
+        if not _is_number(loss):
+            raise SettingsError(
+                f"`loss` (={_kind(loss)}) must be a number or a tensor with one entry."
+            )
         self._observer.hooks.guard(self._observer.log_loss, loss)
 
     @property
@@ -254,7 +298,9 @@ class Watch:
         """Return what is known now; may be called at any time, also in the loop."""
         if not self.closed:
             self._observer.hooks.guard(self._observer._deliver, True)
-        self._detector.update(self.history, self.structure)
+        # After a failure the rules that failed would fail again: what stood, stands.
+        hooks = self._observer.hooks
+        hooks.attempt(self._detector.update, self.history, self.structure)
         return compose_report(
             observer=self._observer,
             detector=self._detector,
@@ -282,8 +328,7 @@ class Watch:
                 self._tell(finding)
         if self._view is not None:
             standing, health = self._detector.standing, self._health()
-            with contextlib.suppress(Exception):
-                self._view.on_probe(self.history, standing, health, self.overhead)
+            self._view.on_probe(self.history, standing, health, self.overhead)
         return bool(self._detector.newly_fired)
 
     def _health(self) -> Health:
@@ -293,8 +338,7 @@ class Watch:
 
     def _tell(self, finding: Finding) -> None:
         if self._view is not None:
-            with contextlib.suppress(Exception):
-                self._view.on_finding(finding)
+            self._view.on_finding(finding)
         if self._on_finding is not None:
             self._on_finding(finding)
 
