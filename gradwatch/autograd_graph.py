@@ -9,6 +9,7 @@ is kept: a `Graph` lives for one backward pass.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -55,11 +56,25 @@ _REDUCTIONS: tuple[str, ...] = (
     "Amax",
 )
 _REDUCTIONS += ("AdaptiveMaxPool",)
+#: The same entries in another shape or order.
+_VIEWS = frozenset({"View", "Unsqueeze", "Reshape", "UnsafeView", "Transpose"})
+_VIEWS |= {"Permute", "Squeeze", "Clone", "Alias", "ToCopy"}
 #: Calls of one layer that count as sources: the streams of an encoder-decoder with one
 #: embedding, the towers of a twin network.
 _TOWERS = 3
+#: Outputs that get dominators of their own; nets with more are judged where all meet.
+_MAX_OUTPUTS = 8
 #: Nodes that hide whole modules.
 _OPAQUE = ("CheckpointFunction", "CompiledFunction", "GraphModule")
+
+
+def _entries(node: Node) -> int | None:
+    """Return the number of entries of a node's first output; None if torch hides it."""
+    metadata = getattr(node, "_input_metadata", None)
+    try:
+        return math.prod(metadata[0].shape) if metadata else None
+    except RuntimeError:  # nested tensors have no sizes
+        return None
 
 
 def base_name(node: Node) -> str:
@@ -142,19 +157,25 @@ class Graph:
         self.roots = [i for i in dict.fromkeys(indices) if not self.parents[i]]
         #: Where the loss enters, for dominators.
         self.entries = self.roots
+        self._dominator_trees: dict[tuple[int, ...], dict[int, int]] = {}
 
     def container_label(self, index: int) -> str | None:
         """Return the container that a node ends, also with an activation or norm on it.
 
-        `relu(body + skip)` is the output of a block whose join is the sum below it.
+        `relu(body + skip)` is the output of a block whose join is the sum below it;
+        views (the shuffled channels of a concatenation) are the same tensor.
         """
-        for _ in range(3):
+        for _ in range(8):
             if index in self.container_names:
                 return self.container_names[index]
             if len(self.parents[index]) != 1:
                 return None
             index = self.parents[index][0]
-            if self.activation_name(index) is None and not self.is_norm(index):
+            if (
+                self.activation_name(index) is None
+                and not self.is_norm(index)
+                and self.names[index] not in _VIEWS
+            ):
                 return self.container_names.get(index)
         return None
 
@@ -301,20 +322,21 @@ class Graph:
 
     # -- dominators ---------------------------------------------------------------
 
-    @cached_property
-    def _immediate_dominators(self) -> dict[int, int]:
+    def _immediate_dominators(self, entries: tuple[int, ...]) -> dict[int, int]:
         """Immediate dominator of each carrying node; -1 stands for the loss."""
         import networkx as nx  # 0.2 s, so not with `import gradwatch`
 
-        graph: nx.DiGraph[int] = nx.DiGraph()
-        graph.add_node(-1)
-        graph.add_edges_from((-1, root) for root in self.entries if self.carries[root])
-        for index in range(len(self.nodes)):
-            if self.carries[index]:
-                graph.add_edges_from(
-                    (index, child) for child in self.carrying_children(index)
-                )
-        return dict(nx.immediate_dominators(graph, -1))
+        if entries not in self._dominator_trees:
+            graph: nx.DiGraph[int] = nx.DiGraph()
+            graph.add_node(-1)
+            graph.add_edges_from((-1, root) for root in entries if self.carries[root])
+            for index in range(len(self.nodes)):
+                if self.carries[index]:
+                    graph.add_edges_from(
+                        (index, child) for child in self.carrying_children(index)
+                    )
+            self._dominator_trees[entries] = dict(nx.immediate_dominators(graph, -1))
+        return self._dominator_trees[entries]
 
     def enter_at_last_head(self) -> bool:
         """Follow the loss through the head that ran last only.
@@ -331,16 +353,59 @@ class Graph:
         last = self.output_index(max(heads, key=lambda call: call.order))
         assert last is not None
         self.entries = [last]
-        self.__dict__.pop("_immediate_dominators", None)
         return True
 
-    def dominators(self, index: int) -> list[int]:
+    def stretches(self, index: int) -> list[list[int]]:
+        """Return the dominators of a node, stretch by stretch between side outputs.
+
+        Below the place where an auxiliary or second head branches off, a point must be
+        on every path from every output. Above it stand the outputs' own stretches,
+        whose points are on every path from all outputs that lie above them: there the
+        gradient comes from fewer outputs, so they are not to be compared across.
+
+        Returns:
+            Stretches of indices, each from below upwards; the one that all outputs
+            share first.
+        """
+        entries = [root for root in self.entries if self.carries[root]]
+        stretches = [self.dominators(index)]
+        if not 1 < len(entries) <= _MAX_OUTPUTS:
+            return stretches
+        paths = {e: self.dominators(index, (e,)) for e in entries}
+        paths = {e: path for e, path in paths.items() if path}
+        above = {e: self._at_or_below(e) for e in paths}
+        on_path = {e: set(path) for e, path in paths.items()}
+        groups: dict[tuple[int, ...], dict[int, None]] = {}
+        for path in paths.values():
+            for node in path:
+                outputs = tuple(e for e in paths if node in above[e])
+                if all(node in on_path[e] for e in outputs):
+                    groups.setdefault(outputs, {}).setdefault(node)
+        groups.pop(tuple(paths), None)
+        return stretches + [list(group) for group in groups.values()]
+
+    def _at_or_below(self, index: int) -> set[int]:
+        seen = {index}
+        stack = [index]
+        while stack:
+            below = [i for i in self.children[stack.pop()] if i not in seen]
+            seen.update(below)
+            stack.extend(below)
+        return seen
+
+    def dominators(
+        self, index: int, entries: tuple[int, ...] | None = None
+    ) -> list[int]:
         """Return the nodes through which every path from the loss to a node passes.
+
+        Args:
+            index: The node.
+            entries: Nodes where the loss enters; all of them by default.
 
         Returns:
             Indices from the node itself up to the output.
         """
-        immediate = self._immediate_dominators
+        immediate = self._immediate_dominators(entries or tuple(self.entries))
         path = []
         while index != -1 and index in immediate:
             path.append(index)
@@ -360,10 +425,28 @@ class Graph:
         return self.names[index] in _NORMS
 
     def is_reduction(self, index: int) -> bool:
-        """Whether a node averages or sums over positions."""
+        """Whether a node averages or sums over positions.
+
+        Adaptive pooling to the size that a tensor already has (VGG and AlexNet at the
+        resolution they are made for) hands everything on as it is.
+
+        Returns:
+            Whether fewer entries leave the node than enter it, by a mean or sum.
+        """
         return (
-            self.owner[index] is None and self.names[index].startswith(_REDUCTIONS)
-        ) or self._is_pooling_module(index)
+            (self.owner[index] is None and self.names[index].startswith(_REDUCTIONS))
+            or self._is_pooling_module(index)
+        ) and not self._keeps_all_entries(index)
+
+    def _keeps_all_entries(self, index: int) -> bool:
+        """Whether a node hands on as many entries as the largest of its inputs has."""
+        call = self.owner[index]
+        below = self.children[index]
+        if call is not None:
+            below = [i for i in map(self.index, call.inputs) if i is not None]
+        sizes = [size for i in below if (size := _entries(self.nodes[i])) is not None]
+        own = _entries(self.nodes[index])
+        return own is not None and bool(sizes) and own >= max(sizes)
 
     def _is_pooling_module(self, index: int) -> bool:
         call = self.owner[index]
@@ -402,6 +485,21 @@ class Graph:
             seen.update(level)
         return None
 
+    @cached_property
+    def latest_weight(self) -> list[Call | None]:
+        """The weight layer at or below each node that ran last: it ends a join's body.
+
+        The nearest one may stand on the skip path, whose last layer can be an earlier
+        block's.
+        """
+        latest: list[Call | None] = [None] * len(self.nodes)
+        for index in self.order:
+            call = self.owner[index]
+            found = [call] if call is not None and call.weight else []
+            found += [c for i in self.children[index] if (c := latest[i]) is not None]
+            latest[index] = max(found, key=lambda call: call.order, default=None)
+        return latest
+
     def following(self, call: Call) -> tuple[int | None, str | None]:
         """Return the activation node and the norm that follow a weight layer.
 
@@ -434,8 +532,7 @@ class Graph:
         return bool(parents) and all(self.names[p] == "Mul" for p in parents)
 
     def _beyond_views(self, index: int) -> list[int]:
-        views = {"View", "Unsqueeze", "Expand", "Reshape", "UnsafeView", "Transpose"}
-        views |= {"Permute", "Squeeze", "Clone", "Alias", "ToCopy", "Split", "Slice"}
+        views = _VIEWS | {"Expand", "Split", "Slice"}
         level = self.parents[index]
         for _ in range(6):
             if not any(self.names[p] in views for p in level):

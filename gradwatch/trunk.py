@@ -73,11 +73,10 @@ def plan_chains(graph: Graph) -> list[Chain]:
 
 def _plan(graph: Graph) -> list[Chain]:
     streams: dict[tuple[int, ...], tuple[str, list[list[Point]]]] = {}
-    for group in _groups(graph.sources):
-        segments = _segments(graph, group)
+    for source, segments in _streams(graph):
         key = tuple(point.index for segment in segments for point in segment)
         if key:
-            streams.setdefault(key, (group[0].layer, segments))
+            streams.setdefault(key, (source, segments))
     cut = _cut_at_joins(graph, list(streams.values()))
     chains = [
         Chain(source if number == 0 else segment[0].layer, tuple(segment), main=False)
@@ -89,6 +88,52 @@ def _plan(graph: Graph) -> list[Chain]:
     return [replace(chain, main=n == 0) for n, chain in enumerate(chains)]
 
 
+def _streams(graph: Graph) -> list[tuple[str, list[list[Point]]]]:
+    """Return the first layer and the segments of every stream.
+
+    Sources that read the same raw input (query, key and value; the branches of a first
+    block) are one stream from where they meet. What each has of its own before that is
+    a stream too, if it is long enough to be judged: two encoders of one image.
+    """
+    streams = []
+    for group in _groups(graph.sources):
+        paths = {
+            call: graph.stretches(index)
+            for call in group
+            if (index := graph.output_index(call)) is not None
+        }
+        if not paths:
+            continue
+        every = [{i for part in path for i in part} for path in paths.values()]
+        shared = every[0].intersection(*every[1:])
+        first = next(iter(paths))
+        parts = [[i for i in part if i in shared] for part in paths[first]]
+        streams.append((first.layer, _segments(graph, parts)))
+        if len(paths) == 1:
+            continue
+        for call, path in paths.items():
+            parts = [[i for i in part if i not in shared] for part in path]
+            own = [seg for seg in _segments(graph, parts) if len(seg) >= 3]
+            if own:
+                streams.append((call.layer, own))
+    return streams
+
+
+def trunk_layers(graph: Graph) -> set[str]:
+    """Return the layers whose output every gradient path to a source passes.
+
+    Also those in segments too short for a profile, such as the hidden layers of a
+    classifier above the pooling.
+    """
+    return {
+        point.layer
+        for _, segments in _streams(graph)
+        for segment in segments
+        for point in segment
+        if point.call is not None
+    }
+
+
 def _groups(sources: Sequence[Call]) -> list[list[Call]]:
     """Group sources that read the same raw input, as query, key and value do."""
     groups: dict[object, list[Call]] = {}
@@ -98,23 +143,17 @@ def _groups(sources: Sequence[Call]) -> list[list[Call]]:
     return list(groups.values())
 
 
-def _segments(graph: Graph, group: Sequence[Call]) -> list[list[Point]]:
-    """Return the trunk points of a stream, cut at reductions over positions."""
-    paths = []
-    for call in group:
-        index = graph.output_index(call)
-        if index is not None:
-            paths.append(graph.dominators(index))
-    if not paths:
-        return []
-    shared = set(paths[0]).intersection(*paths[1:])
-    segments: list[list[Point]] = [[]]
-    for index in (i for i in paths[0] if i in shared):
-        if graph.is_reduction(index) and segments[-1]:
-            segments.append([])
-        point = _point(graph, index)
-        if point is not None and point.index not in {p.index for p in segments[-1]}:
-            segments[-1].append(point)
+def _segments(graph: Graph, stretches: Sequence[Sequence[int]]) -> list[list[Point]]:
+    """Return the trunk points of stretches, cut at reductions over positions."""
+    segments: list[list[Point]] = []
+    for stretch in stretches:
+        segments.append([])
+        for index in stretch:
+            if graph.is_reduction(index) and segments[-1]:
+                segments.append([])
+            point = _point(graph, index)
+            if point is not None and point.index not in {p.index for p in segments[-1]}:
+                segments[-1].append(point)
     return [segment for segment in segments if segment]
 
 
@@ -132,11 +171,11 @@ def _point(graph: Graph, index: int) -> Point | None:
             return None
         return Point(_behind_norm(graph, index), call.layer, call.layer, call)
     if graph.owner[index] is None and len(graph.carrying_children(index)) >= 2:
-        nearest = graph.nearest_weight(index)
-        if nearest is None or nearest.loops:
+        nearest, latest = graph.nearest_weight(index), graph.latest_weight[index]
+        if nearest is None or nearest.loops or latest is None:
             return None
-        label = graph.container_label(index) or f"{nearest.layer} (sum)"
-        return Point(_behind_norm(graph, index), label, nearest.layer, None)
+        label = graph.container_label(index) or f"{latest.layer} (sum)"
+        return Point(_behind_norm(graph, index), label, latest.layer, None)
     return None
 
 
@@ -315,6 +354,8 @@ def build_structure(
     for call in graph.calls if graph is not None else ():
         first_calls.setdefault(call.layer, call)
     on_trunk = {p.layer for chain in chains for p in chain.points if p.call is not None}
+    if graph is not None:
+        on_trunk |= trunk_layers(graph)
     order = {name: position for position, name in enumerate(called)}
     layers: dict[str, LayerInfo] = {}
     names = sorted(
