@@ -107,7 +107,7 @@ def rescue(tensor: Tensor, norm: Tensor) -> Tensor:
     largest = max(abs(float(low)), abs(float(high)))
     if largest == 0.0 or not math.isfinite(largest):
         return norm
-    scaled = tensor.to(torch.float64).div_(largest)
+    scaled = tensor.to(torch.float64) / largest  # not in place: `to` may not copy
     return l2_norm(scaled) * largest
 
 
