@@ -283,7 +283,7 @@ def health_of(
         enough of the network and no warning waits for a second look, else UNKNOWN.
     """
     standing = [f for f in findings if f.cleared_step is None]
-    alarms = {f.health for f in standing if f.is_alarm}
+    alarms = {f.ends_in or f.health for f in standing if f.is_alarm}
     for health in HEALTH_ORDER:
         if health in alarms:
             return health

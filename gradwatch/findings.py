@@ -108,6 +108,7 @@ class Finding:
         trend: Whether the deciding number grows.
         consequences: Sentences on what follows from this cause elsewhere.
         affected: Layers that suffer the consequence but are not the cause.
+        ends_in: NON_FINITE if the cause ended in NaN or Inf, else None.
     """
 
     code: str
@@ -125,6 +126,7 @@ class Finding:
     trend: Trend = Trend.UNKNOWN
     consequences: tuple[str, ...] = ()
     affected: tuple[str, ...] = ()
+    ends_in: Health | None = None
 
     @property
     def confirmed(self) -> bool:

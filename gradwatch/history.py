@@ -12,6 +12,8 @@ from gradwatch.records import Coverage, PulseRecord, StepRecord
 #: First pulses whose median is the early gradient norm (chosen, not measured).
 _EARLY_PULSES = 10
 
+#: Steps within which a known loss counts as the loss at the start.
+_FIRST_STEPS = 2
 _SIGHT = {Coverage.NOT_SEEN: 0, Coverage.NO_GRADIENT: 1, Coverage.OBSERVED: 2}
 
 
@@ -43,7 +45,7 @@ class History:
         """Append a probe."""
         if self.first_probe is None:
             self.first_probe = record
-        self._note_loss(record.loss)
+        self._note_loss(record.step, record.loss)
         self._note_lr(record.lr)
         self._probes.append(record)
         self.num_probes += 1
@@ -51,7 +53,7 @@ class History:
 
     def add_pulse(self, record: PulseRecord) -> None:
         """Append a pulse."""
-        self._note_loss(record.loss)
+        self._note_loss(record.step, record.loss)
         self._note_lr(record.lr)
         self._note_grad_norm(record.grad_norm)
         self._pulses.append(record)
@@ -59,8 +61,11 @@ class History:
         self.num_skipped += record.skipped
         self.last_step = max(self.last_step, record.step)
 
-    def _note_loss(self, loss: float | None) -> None:
-        if self.first_loss is None and loss is not None and math.isfinite(loss):
+    def _note_loss(self, step: int, loss: float | None) -> None:
+        if loss is None or not math.isfinite(loss):
+            return
+        # A loss first recognised in the middle of training is not the first loss.
+        if self.first_loss is None and step <= _FIRST_STEPS:
             self.first_loss = loss
 
     def _note_lr(self, lr: float | None) -> None:

@@ -12,6 +12,8 @@ from torch import Tensor
 
 #: Largest distance of a recovered target from 0 or 1 (facts A6 saw at most 6e-8).
 _TOLERANCE = 1e-3
+#: The same for 16-bit tensors: a bfloat16 gradient is off by up to 2^-8.
+_TOLERANCE_16_BIT = 3e-2
 #: Rows read; the loss is their mean.
 _MAX_ROWS = 256
 _MAX_CLASSES = 200_000
@@ -39,17 +41,19 @@ def recognise_loss(output: Tensor, cotangent: Tensor) -> Tensor | None:
     classes = output.shape[-1]
     if classes > _MAX_CLASSES:
         return None
+    half = torch.finfo(output.dtype).bits == 16
+    tolerance = _TOLERANCE_16_BIT if half else _TOLERANCE
     logits = output.detach().reshape(-1, classes)[:_MAX_ROWS].double()
     grad = cotangent.detach().reshape(-1, classes)[:_MAX_ROWS].double()
-    binary = _binary(logits, grad)
+    binary = _binary(logits, grad, tolerance)
     if classes < 2:
         return binary
-    result = _categorical(logits, grad)
-    result = torch.where(result.isnan(), _nll(logits, grad), result)
+    result = _categorical(logits, grad, tolerance)
+    result = torch.where(result.isnan(), _nll(logits, grad, tolerance), result)
     return torch.where(result.isnan(), binary, result)
 
 
-def _categorical(logits: Tensor, grad: Tensor) -> Tensor:
+def _categorical(logits: Tensor, grad: Tensor, tolerance: float) -> Tensor:
     """Softmax cross-entropy: grad = r (softmax(z) - onehot)."""
     used = grad.abs().sum(-1) > 0
     probabilities = logits.softmax(-1)
@@ -58,21 +62,21 @@ def _categorical(logits: Tensor, grad: Tensor) -> Tensor:
     target = probabilities - grad / factor.unsqueeze(-1)
     label = target.argmax(-1, keepdim=True)
     onehot = torch.zeros_like(target).scatter_(-1, label, 1.0)
-    fits = (target - onehot).abs().amax(-1) < _TOLERANCE
+    fits = (target - onehot).abs().amax(-1) < tolerance
     losses = -logits.log_softmax(-1).gather(-1, label).squeeze(-1)
     return _mean(losses, fits, used)
 
 
-def _nll(logits: Tensor, grad: Tensor) -> Tensor:
+def _nll(logits: Tensor, grad: Tensor, tolerance: float) -> Tensor:
     """Negative log-likelihood of log-probabilities: one negative entry a row."""
     used = grad.abs().sum(-1) > 0
-    normalised = (logits.exp().sum(-1) - 1.0).abs() < _TOLERANCE
+    normalised = (logits.exp().sum(-1) - 1.0).abs() < tolerance
     single = (grad < 0).sum(-1).eq(1) & (grad != 0).sum(-1).eq(1)
     losses = -logits.gather(-1, grad.argmin(-1, keepdim=True)).squeeze(-1)
     return _mean(losses, normalised & single, used)
 
 
-def _binary(logits: Tensor, grad: Tensor) -> Tensor:
+def _binary(logits: Tensor, grad: Tensor, tolerance: float) -> Tensor:
     """Binary cross-entropy with logits: grad = r (sigmoid(z) - y)."""
     probabilities = logits.sigmoid()
     toward_one = grad < 0
@@ -84,7 +88,7 @@ def _binary(logits: Tensor, grad: Tensor) -> Tensor:
     spread = ((factors - factor).abs() * used).amax() / factor
     losses = -torch.where(toward_one, probabilities, 1.0 - probabilities).log()
     both = toward_one.any() & (grad > 0).any()
-    fits = (spread < _TOLERANCE) & both
+    fits = (spread < tolerance) & both
     return _mean(losses.reshape(-1), fits.expand(losses.numel()), used.reshape(-1))
 
 

@@ -121,7 +121,7 @@ def _badness(finding: Finding, health: Health) -> tuple[object, ...]:
     order = {state: place for place, state in enumerate(HEALTH_ORDER)}
     return (
         not finding.is_alarm,
-        finding.health is not health,
+        (finding.ends_in or finding.health) is not health,
         -finding.severity,
         order.get(finding.health, len(order)),
         -finding.confidence,

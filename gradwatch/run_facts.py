@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from gradwatch.detector import Detector, health_of, layer_health
+from gradwatch.findings import Health
 from gradwatch.observer import Observer
 from gradwatch.report import CheckedRule, Overhead, Report, RunFacts, UncheckedRule
 from gradwatch.report_build import build_report
@@ -34,6 +35,9 @@ def compose_report(
     """
     history, structure = observer.history, observer.structure
     standing = detector.standing
+    health = health_of(standing, history, structure, settings)
+    if observer.hooks.failure is not None and health is Health.HEALTHY:
+        health = Health.UNKNOWN  # nothing is known of what came after
     checked, unchecked = [], []
     for rule in RULES:
         reason = rule.unmet(history, structure, settings)
@@ -62,7 +66,7 @@ def compose_report(
         findings=standing,
         cleared=detector.cleared,
         ignored=len(detector.ignored),
-        health=health_of(standing, history, structure, settings),
+        health=health,
         layer_health=layer_health(standing, history, structure, settings),
         overhead=_overhead(observer, settings),
         run=RunFacts(

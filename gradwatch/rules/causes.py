@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from gradwatch.findings import Finding, Severity
+from gradwatch.findings import Finding, Health, Severity
 
 
 class When(Enum):
@@ -159,8 +159,11 @@ def _merge(cause: Finding, members: Sequence[Finding]) -> Finding:
     sentences = [
         f"{effect.message} ({effect.code} {effect.name})" for effect in effects
     ]
+    broken = any(f.health is Health.NON_FINITE and f.confirmed for f in effects)
     return replace(
         cause,
+        message=f"{cause.message} It ends in NaN or Inf." if broken else cause.message,
+        ends_in=Health.NON_FINITE if broken else None,
         severity=max(finding.severity for finding in members),
         consequences=(*cause.consequences, *sentences),
         affected=tuple(affected),

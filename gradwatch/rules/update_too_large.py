@@ -9,7 +9,7 @@ from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import StepRecord
 from gradwatch.rules.base import Rule
-from gradwatch.rules.loss_curve import is_flat, is_learning
+from gradwatch.rules.loss_curve import has_risen, is_flat, is_learning
 from gradwatch.rules.weight_updates import median_update, update_ratios
 from gradwatch.rules.wording import relative_step
 from gradwatch.settings import Settings
@@ -17,6 +17,10 @@ from gradwatch.structure import Structure
 
 #: Update ratio that healthy training centres on (Karpathy, cs231n; facts B3).
 TARGET_RATIO = 1e-3
+#: Steps in which Adam moves every weight by its learning rate, however small the
+#: gradient (its moments are one gradient old): a ratio just above the limit there says
+#: little. Recurrent nets with small weights pass it and learn (bench, rnn-lstm-chrono).
+_FIRST_STEPS = 3
 #: Multiple of the limit from which the finding is critical (chosen, not measured).
 _SEVERE = 10.0
 
@@ -29,7 +33,9 @@ class UpdateTooLarge(Rule):
         really made over the norm of the weight, and the median over layers. That is
         right for any optimizer, schedule and clipping. Weights that start at zero,
         biases, gains and embeddings are left out. While the loss falls all the same,
-        it is a note.
+        and in the first three steps below ten times the limit, it is a note. It stands
+        after the ratio has fallen while the loss stays flat (from ten times the limit)
+        or has doubled (from the limit).
 
     Why it matters:
         A few such steps forget the initialisation: units die or saturate, the loss
@@ -95,6 +101,8 @@ class UpdateTooLarge(Rule):
             severity, note = Severity.NOTE, ", while the loss falls all the same"
         elif update >= _SEVERE * limit:
             severity = Severity.CRITICAL
+        elif record.step < _FIRST_STEPS and record is history.latest:
+            severity, note = Severity.NOTE, ", as first steps of Adam do"
         rate = ""
         if record.lr:
             usual = record.lr * TARGET_RATIO / update
@@ -124,20 +132,20 @@ def _judged(
 ) -> tuple[StepRecord | None, dict[str, float]]:
     """Return the probe that shows too large an update, and its ratios.
 
-    That is the newest one; or an older one while the loss is known not to have
-    recovered: an adaptive optimizer blows the weights up in its first steps, after
-    which the same rate moves them relatively little, and the harm is done.
+    That is the newest one; or, while the loss is known not to have recovered, one that
+    replaced the weights by its size (or only passed the limit, if the loss has doubled):
+    an adaptive optimizer blows the weights up in its first steps, after which the same
+    rate moves them relatively little, and the harm is done.
     """
-    limit = settings.max_update_ratio
     latest = history.latest
-    candidates = [latest] if latest is not None else []
+    if latest is None:
+        return None, {}
+    limit = settings.max_update_ratio
+    if (median_update(latest, structure) or 0.0) >= limit:
+        return latest, update_ratios(latest, structure)
     if is_flat(history, settings, settings.flat_loss_steps):
-        early = [p for p in history.probes if p is not latest]
-        too_large = [p for p in early if (median_update(p, structure) or 0.0) >= limit]
-        if len(too_large) >= settings.confirm_probes:
-            candidates.append(too_large[-1])
-    for record in candidates:
-        ratios = update_ratios(record, structure)
-        if ratios and median(ratios.values()) >= limit:
-            return record, ratios
+        enough = limit if has_risen(history) else _SEVERE * limit
+        for record in reversed(history.probes):
+            if (median_update(record, structure) or 0.0) >= enough:
+                return record, update_ratios(record, structure)
     return None, {}

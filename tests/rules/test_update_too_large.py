@@ -93,10 +93,27 @@ def test_a_blow_up_that_the_loss_did_not_recover_from_stands():
     hurt = early_blow_up([2.9, 4.8, 6.4, 3.0, 2.9])
     finding = RULE.judge(hurt, make_structure(), Settings())
     assert finding.severity >= Severity.WARNING
-    assert finding.evidence[0].steps == (5, 5)
+    assert finding.evidence[0].steps == (0, 0)
 
 
 def test_a_blow_up_that_is_overcome_is_over():
     """The loss falls below nine tenths of its first value."""
     fine = early_blow_up([2.9, 4.8, 3.4, 2.0, 1.0])
     assert RULE.judge(fine, make_structure(), Settings()) is None
+
+
+def test_a_blow_up_after_which_the_loss_doubled_needs_less():
+    """Divergence, and updates beyond the limit before it."""
+    diverged = early_blow_up([2.9, 3.8, 6.4, 6.2, 6.0])
+    finding = RULE.judge(diverged, make_structure(), Settings())
+    assert finding.severity is Severity.WARNING
+    assert finding.evidence[0].steps == (5, 5)
+
+
+def test_the_first_steps_of_adam_are_a_note():
+    """They are as large as the rate, however small the gradient."""
+    weights = [make_parameter(name, update_ratio=0.14) for name in NAMES]
+    for step, expected in ((1, Severity.NOTE), (5, Severity.WARNING)):
+        history = make_history(make_step(step, parameters=weights))
+        finding = RULE.judge(history, make_structure(), Settings())
+        assert finding.severity is expected
