@@ -133,8 +133,8 @@ def _judged(
     """Return the probe that shows too large an update, and its ratios.
 
     That is the newest one; or, while the loss is known not to have recovered, one that
-    replaced the weights by its size (or only passed the limit, if the loss has doubled):
-    an adaptive optimizer blows the weights up in its first steps, after which the same
+    replaced the weights by its size (or just passed the limit, if the loss doubled): an
+    adaptive optimizer blows the weights up in its first steps, after which the same
     rate moves them relatively little, and the harm is done.
     """
     latest = history.latest
