@@ -20,7 +20,7 @@ TARGET_RATIO = 1e-3
 #: Steps in which Adam moves every weight by its learning rate, however small the
 #: gradient (its moments are one gradient old): a ratio just above the limit there says
 #: little. Recurrent nets with small weights pass it and learn (bench, rnn-lstm-chrono).
-_FIRST_STEPS = 3
+_FIRST_STEPS = 2
 #: Multiple of the limit from which the finding is critical (chosen, not measured).
 _SEVERE = 10.0
 
@@ -33,9 +33,10 @@ class UpdateTooLarge(Rule):
         really made over the norm of the weight, and the median over layers. That is
         right for any optimizer, schedule and clipping. Weights that start at zero,
         biases, gains and embeddings are left out. While the loss falls all the same,
-        and in the first three steps below ten times the limit, it is a note. It stands
-        after the ratio has fallen while the loss stays flat (from ten times the limit)
-        or has doubled (from the limit).
+        and in the first two steps below ten times the limit, it is a note. It stands
+        after the ratio has fallen: while the loss has not halved, if it was beyond the
+        limit at several probes; while the loss is flat, if it was ten times the limit
+        once, or beyond the limit and the loss has doubled.
 
     Why it matters:
         A few such steps forget the initialisation: units die or saturate, the loss
@@ -132,10 +133,11 @@ def _judged(
 ) -> tuple[StepRecord | None, dict[str, float]]:
     """Return the probe that shows too large an update, and its ratios.
 
-    That is the newest one; or, while the loss is known not to have recovered, one that
-    replaced the weights by its size (or just passed the limit, if the loss doubled): an
-    adaptive optimizer blows the weights up in its first steps, after which the same
-    rate moves them relatively little, and the harm is done.
+    That is the newest one. Or, since an adaptive optimizer blows the weights up in its
+    first steps, after which the same rate moves them relatively little: while the loss
+    is known not to have halved, the last of several beyond the limit; while it is flat,
+    one that replaced the weights by its size, or just passed the limit before the loss
+    doubled.
     """
     latest = history.latest
     if latest is None:
@@ -143,9 +145,13 @@ def _judged(
     limit = settings.max_update_ratio
     if (median_update(latest, structure) or 0.0) >= limit:
         return latest, update_ratios(latest, structure)
-    if is_flat(history, settings, settings.flat_loss_steps):
-        enough = limit if has_risen(history) else _SEVERE * limit
-        for record in reversed(history.probes):
-            if (median_update(record, structure) or 0.0) >= enough:
-                return record, update_ratios(record, structure)
-    return None, {}
+    flat = is_flat(history, settings, settings.flat_loss_steps)
+    if flat is None or is_learning(history, settings):
+        return None, {}
+    earlier = [(p, median_update(p, structure) or 0.0) for p in history.probes]
+    lasting = [p for p, u in earlier if u >= limit and p.step >= _FIRST_STEPS]
+    if len(lasting) >= settings.confirm_probes:
+        return lasting[-1], update_ratios(lasting[-1], structure)
+    enough = limit if has_risen(history) else _SEVERE * limit
+    single = [p for p, u in earlier if flat and u >= enough]
+    return (single[-1], update_ratios(single[-1], structure)) if single else (None, {})
