@@ -353,9 +353,7 @@ class Observer:
         if reading is None:
             return
         reading.scale = reading.ledger.add(self._scale_tensor())
-        found = getattr(optimizer, "found_inf", None)
-        if isinstance(found, Tensor):
-            reading.found_inf = reading.ledger.add(found.double())
+        reading.found_inf = reading.ledger.add(_found_inf(optimizer))
         reading.unscales_inside = _unscales_inside(optimizer)
         reading.num_backwards = self._num_backwards
         if isinstance(self._loss, Tensor):
@@ -389,6 +387,8 @@ class Observer:
             return
         total = pending.get(reading.total)
         if total is None or total - total == 0:  # finite
+            return
+        if pending.get(reading.found_inf):  # an overflow, to be skipped
             return
         model = self._model()
         if model is not None and self._probe is None:
@@ -504,6 +504,7 @@ class Observer:
         self.hooks.disarm()
         probe.scale_ticket = probe.ledger.add(self._scale_tensor())
         zero_run = probe.ledger.add(self._pulses.zero_run)
+        found_inf = probe.ledger.add(_found_inf(optimizer))
         loss = self._loss
         if isinstance(loss, Tensor) and probe.loss_ticket is None:
             probe.loss_ticket = probe.ledger.add(loss.double())
@@ -515,6 +516,7 @@ class Observer:
             in_optimizer=frozenset(self._in_optimizer) if self.optimizers else None,
             zero_at_attach=self._zero_at_attach,
             zero_run=zero_run,
+            found_inf=found_inf,
             zero_names=[name for name, _ in self._pulsed],
             pulse_every=self.rhythm.pulse_every if self.step >= 50 else 1,
             scaled_parameters=_unscales_inside(optimizer),
@@ -625,6 +627,8 @@ class Observer:
 
     def _add_probe(self, waiting: _PendingProbe) -> None:
         started = time.perf_counter()
+        if waiting.pending.get(waiting.context.found_inf):
+            return  # an overflow that the scaler let the optimizer skip: no step
         pulses = self.history.pulses
         if pulses and pulses[-1].step == waiting.context.step:
             waiting.context.clip_factor = pulses[-1].clip_factor
@@ -671,6 +675,12 @@ def _largest_lr(optimizer: Optimizer) -> float | None:
     rates = [group.get("lr") for group in optimizer.param_groups]
     numbers = [r for r in rates if isinstance(r, float | int)]
     return float(max(numbers)) if numbers else None
+
+
+def _found_inf(optimizer: Optimizer | None) -> Tensor | None:
+    """Return the flag by which a scaler tells such an optimizer to skip its step."""
+    found = getattr(optimizer, "found_inf", None)
+    return found.double() if isinstance(found, Tensor) else None
 
 
 def _unscales_inside(optimizer: Optimizer | None) -> bool:

@@ -43,6 +43,7 @@ class ProbeContext:
             while no optimizer was seen.
         zero_at_attach: Names of parameters that were all zero at attach.
         zero_run: Ticket of the zero-run vector, and names in its order.
+        found_inf: Ticket of the flag that tells a fused optimizer to skip its step.
         pulse_every: Steps a count of the zero run stands for.
         grad_scale: Factor that parameter gradients still carry at the step.
         clip_factor: Norm at the step over norm at the end of backward.
@@ -57,6 +58,7 @@ class ProbeContext:
     in_optimizer: frozenset[int] | None = None
     zero_at_attach: frozenset[str] = frozenset()
     zero_run: int | None = None
+    found_inf: int | None = None
     zero_names: Sequence[str] = ()
     pulse_every: int = 1
     scaled_parameters: bool = False
