@@ -64,17 +64,25 @@ _VIEWS |= {"Permute", "Squeeze", "Clone", "Alias", "ToCopy"}
 _TOWERS = 3
 #: Outputs that get dominators of their own; nets with more are judged where all meet.
 _MAX_OUTPUTS = 8
+#: Nodes that multiply by a matrix or kernel.
+_LINEAR: tuple[str, ...] = ("Addmm", "Mm", "Bmm", "Baddbmm", "Convolution", "Linear")
+_LINEAR += ("Matmul", "MkldnnLinear", "Addmv", "Mv", "Einsum", "Addbmm")
 #: Nodes that hide whole modules.
 _OPAQUE = ("CheckpointFunction", "CompiledFunction", "GraphModule")
 
 
-def _entries(node: Node) -> int | None:
-    """Return the number of entries of a node's first output; None if torch hides it."""
+def _shape(node: Node) -> tuple[int, ...]:
+    """Return the shape of a node's first output; empty if torch hides it."""
     metadata = getattr(node, "_input_metadata", None)
     try:
-        return math.prod(metadata[0].shape) if metadata else None
+        return tuple(map(int, metadata[0].shape)) if metadata else ()
     except RuntimeError:  # nested tensors have no sizes
-        return None
+        return ()
+
+
+def _entries(node: Node) -> int | None:
+    shape = _shape(node)
+    return math.prod(shape) if shape else None
 
 
 def base_name(node: Node) -> str:
@@ -102,6 +110,7 @@ class Call:
         has_batch: Whether an input has the root's batch size, so depends on the data.
         loops: Whether the module runs on its own output many times.
         width: Number of units of its output.
+        unit_dim: Axis of the units: 1 after a convolution, else -1.
     """
 
     layer: str
@@ -118,6 +127,7 @@ class Call:
     has_batch: bool = True
     loops: bool = False
     width: int | None = None
+    unit_dim: int = -1
 
 
 class Graph:
@@ -288,6 +298,51 @@ class Graph:
                 carry[child] for child in self.children[index]
             )
         return carry
+
+    # -- parameters ---------------------------------------------------------------
+
+    @cached_property
+    def weights_read(self) -> dict[int, frozenset[int]]:
+        """Linear node -> identities of the parameters that it multiplies by.
+
+        An operand made of parameters and constants alone (transposed, masked,
+        standardised, looked up in a table) is a weight. A parameter that first meets
+        data, such as a position bias that is added to attention scores, is not.
+        """
+        constant: list[frozenset[int] | None] = [None] * len(self.nodes)
+        found: dict[int, frozenset[int]] = {}
+        for index in self.order:
+            read: set[int] = set()
+            mixed = False
+            for child, _ in self.nodes[index].next_functions:
+                if child is None:
+                    continue
+                if child.name().endswith("AccumulateGrad"):
+                    read.add(id(child.variable))
+                    continue
+                below = constant[self._index[id(child)]]
+                mixed = mixed or below is None
+                read |= below or frozenset()
+            if self.names[index].startswith(_LINEAR):
+                found[index] = frozenset(read)
+            elif not mixed:
+                constant[index] = frozenset(read)
+        return found
+
+    def add_call(self, call: Call) -> None:
+        """Give a node to a call that no hook saw; before anything else is asked.
+
+        Args:
+            call: A weight that was handed to a function; its one output is the node.
+        """
+        index = self.index(call.outputs[0])
+        assert index is not None
+        self.owner[index] = call
+        self.calls = sorted([*self.calls, call], key=lambda call: call.order)
+
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of a node's first output; empty if torch hides it."""
+        return _shape(self.nodes[index])
 
     def output_index(self, call: Call) -> int | None:
         """Return the index of the call's first output node in the graph."""

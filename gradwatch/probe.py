@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gradwatch.autograd_graph import Call, Graph, Node
-from gradwatch.layers import ModuleFacts
+from gradwatch.layers import ModuleFacts, own_parameters
 from gradwatch.probe_entries import (
     ActivationEntry,
     ChainEntry,
@@ -44,18 +44,6 @@ from gradwatch.structure import Structure
 from gradwatch.trunk import Chain, build_structure, plan_chains
 
 _SATURATING = ("tanh", "sigmoid")
-_LINEAR_NODES: tuple[str, ...] = (
-    "Addmm",
-    "Mm",
-    "Bmm",
-    "Baddbmm",
-    "Convolution",
-    "Linear",
-    "Matmul",
-)
-_LINEAR_NODES += ("MkldnnLinear", "Addmv", "Mv", "Einsum", "Addbmm")
-
-
 #: Forwards kept that no backward has come for yet: the towers of one loss.
 _MAX_UNREAD = 4
 #: Forwards measured a probe; micro-batches beyond tell nothing new.
@@ -110,6 +98,7 @@ class Probe:
         self.no_grad_layers: dict[str, None] = {}
         self.float16 = False
         self.loop_layers: set[str] = set()
+        self._functional: set[str] = set()
         self._unit_dim = -1
 
     # -- forward ------------------------------------------------------------------
@@ -393,6 +382,7 @@ class Probe:
             roots, list(calls), [(name, node) for _, name, node in containers]
         )
         self.nodes_read += len(graph.nodes)
+        self._find_functional_weights(graph, calls)
         self._settle_weights(graph, calls)
         self._find_loops(graph, calls)
         chains = plan_chains(graph)
@@ -426,6 +416,7 @@ class Probe:
                 raw_input=entry.raw_input,
                 has_batch=_has_batch(entry.input_shapes, batch),
                 width=entry.width,
+                unit_dim=facts.unit_dim,
             )
             calls[call] = entry
         return calls
@@ -444,12 +435,101 @@ class Probe:
                 for call in runs:
                     call.loops = True
 
+    def _find_functional_weights(
+        self, graph: Graph, calls: dict[Call, LayerEntry]
+    ) -> None:
+        """Find the layers whose weight another module handed to a function.
+
+        `F.linear(x, self.qkv.weight)` never calls `qkv`, so no hook sees it (Swin of
+        torchvision, BEiT); the node that multiplies by the weight is its output. The
+        forward values are not known, only the gradient.
+        """
+        called = {entry.facts.name for entry in self.layers} - self._functional
+        silent = {
+            id(parameter): facts
+            for facts in self._facts.values()
+            if facts.weight is True and not facts.internal and facts.name not in called
+            for parameter in self._own(facts.name)
+            if parameter.dim() >= 2
+        }
+        if not silent:
+            return
+        times: dict[str, int] = {}
+        for index, read in graph.weights_read.items():
+            for facts in (silent[key] for key in read if key in silent):
+                number = times.get(facts.name, 0)
+                times[facts.name] = number + 1
+                if number < self._settings.max_calls:
+                    self._note_functional(graph, calls, facts, index, number)
+
+    def _note_functional(
+        self,
+        graph: Graph,
+        calls: dict[Call, LayerEntry],
+        facts: ModuleFacts,
+        index: int,
+        number: int,
+    ) -> None:
+        """Book a weight layer by the node that is its output."""
+        node, shape = graph.nodes[index], graph.shape(index)
+        # It ran before the first call in this forward whose output is younger.
+        at = next(
+            (
+                place
+                for place, other in enumerate(self.layers)
+                if other.outputs and _age(other.outputs[0]) > _age(node)
+            ),
+            len(self.layers),
+        )
+        later = self.layers[at : at + 1] or self.layers[-1:]
+        group = later[0].group if later else self._group
+        order = later[0].order if later else next(self._order)
+        entry = LayerEntry(facts, number, group, order)
+        entry.requires_grad = True
+        entry.outputs = (node,)
+        entry.inputs = tuple(graph.nodes[child] for child in graph.children[index])
+        entry.width = shape[facts.unit_dim] if len(shape) > 1 else None
+        self._hook_node(node, entry.grads.setdefault(0, []))
+        self._functional.add(facts.name)
+        self.layers.insert(at, entry)
+        call = Call(
+            layer=facts.name,
+            call=number,
+            order=entry.order,
+            kind=facts.kind,
+            weight=True,
+            inputs=entry.inputs,
+            outputs=entry.outputs,
+            has_batch=_has_batch((shape,), self.batch_size),
+            width=entry.width,
+            unit_dim=facts.unit_dim,
+        )
+        graph.add_call(call)
+        calls[call] = entry
+
     def _settle_weights(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        """A module that owns a matrix is a weight layer if it multiplies by it."""
+        """A module that owns a matrix is a weight layer if it multiplies by it.
+
+        Not so if it only multiplies activations (a table of position biases beside
+        them) or by what belongs to another module. Leaves that no module owns are its
+        own in another guise: sharded, flattened, or passed by `functional_call`. A
+        frozen matrix leaves no trace in the graph: any multiplication may be its.
+        """
         unsure = {call for call, e in calls.items() if e.facts.weight is None}
-        for index, owner in enumerate(graph.owner):
-            if owner in unsure and graph.names[index].startswith(_LINEAR_NODES):
-                owner.weight = True
+        owners = {
+            id(p): name
+            for name in (self._modules if unsure else ())
+            for p in self._own(name)
+        }
+        for index, read in graph.weights_read.items() if unsure else ():
+            owner = graph.owner[index]
+            if owner in unsure and not owner.weight:
+                layer = owner.layer
+                matrices = [p for p in self._own(layer) if p.dim() >= 2]
+                frozen = not any(p.requires_grad for p in matrices)
+                other = {key for key in read if owners.get(key, layer) != layer}
+                vectors = {id(p) for p in self._own(layer) if p.dim() < 2}
+                owner.weight = bool(read - other - vectors) or (frozen and not read)
         for call, entry in calls.items():
             entry.weight = call.weight
 
@@ -508,11 +588,13 @@ class Probe:
             entry.gate = graph.is_gate(index)
             dim = 1 if result.dim() >= 4 else -1
             if feeding is not None and result.dim() == 3:
-                dim = self._facts_named(feeding.layer).unit_dim
+                dim = feeding.unit_dim
             self._read_activation_values(entry, result, dim)
 
-    def _facts_named(self, layer: str) -> ModuleFacts:
-        return self._facts[id(self._modules[layer])]
+    def _own(self, layer: str) -> list[Tensor]:
+        """Return a layer's own parameters; none if it was replaced meanwhile."""
+        module = self._modules.get(layer)
+        return [] if module is None else [p for _, p in own_parameters(module)]
 
     def _place_activations(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
         """Say whether activation modules are hidden or gates, and what they follow."""
@@ -588,6 +670,11 @@ def _has_batch(shapes: Sequence[tuple[int, ...]], batch: int | None) -> bool:
         or (len(shape) > 1 and shape[1] == batch)
         for shape in shapes
     )
+
+
+def _age(node: Node) -> int:
+    number = getattr(node, "_sequence_nr", None)
+    return int(number()) if callable(number) else -1
 
 
 def _loss_of(output: Any) -> Tensor | None:

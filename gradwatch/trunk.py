@@ -359,7 +359,12 @@ def build_structure(
     order = {name: position for position, name in enumerate(called)}
     layers: dict[str, LayerInfo] = {}
     names = sorted(
-        (n for n, f in facts.items() if f.is_layer and (f.leaf or n in first_calls)),
+        (
+            name
+            for name, known in facts.items()
+            if known.is_layer and (known.leaf or name in first_calls)
+            if name in modules  # else it was replaced since
+        ),
         key=lambda name: order.get(name, len(order)),
     )
     for name in names:
