@@ -73,7 +73,7 @@ class Evidence:
         quantity: Name of the quantity in the field's terms, such as `D`.
         value: Measured value.
         limit: Limit the value is compared with; None for context that does not decide.
-        unit: Unit of value and limit, such as `decades`.
+        unit: Unit of value and limit, such as `decades`; `share` for a part of 1.
         steps: First and last optimizer step of the window the value stands for.
         layer: Layer the value belongs to, if it belongs to one.
         note: What else a reader must know, such as `pre-clip` or `context only`.

@@ -10,6 +10,7 @@ from gradwatch.history import History
 from gradwatch.records import PulseRecord
 from gradwatch.rules.base import Rule
 from gradwatch.rules.loss_curve import is_flat
+from gradwatch.rules.wording import amount
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -30,7 +31,7 @@ class ClippingDominates(Rule):
         strength hides an explosion; it does not cure it.
 
     Evidence:
-        - Share of steps clipped by more than `clip_ratio`, no unit, limit
+        - Share of steps clipped by more than `clip_ratio`, unit share, limit
           `clip_share`; over at least 20 steps.
         - Median norm before clipping over norm after, no unit, limit `clip_ratio`.
         - Newest loss over first loss, no unit, limit `flat_loss_ratio`, where the loss
@@ -92,12 +93,17 @@ class ClippingDominates(Rule):
             severity=Severity.WARNING if flat else Severity.NOTE,
             message=(
                 f"{share:.0%} of the last {len(known)} steps were clipped by more than "
-                f"{settings.clip_ratio:.0f} times, typically by {shrink:.3g}{state}."
+                f"{settings.clip_ratio:.0f} times, typically by {amount(shrink)}"
+                f"{state}."
             ),
             help="Compare the clip value with the median of the norm before clipping.",
             evidence=(
                 Evidence(
-                    "share of clipped steps", share, settings.clip_share, "", window
+                    "share of clipped steps",
+                    share,
+                    settings.clip_share,
+                    "share",
+                    window,
                 ),
                 Evidence(
                     "norm before clipping over norm after",

@@ -14,7 +14,7 @@ from gradwatch.rules.layer_signals import (
     sample_signals,
 )
 from gradwatch.rules.weight_updates import weights
-from gradwatch.rules.wording import because, plural
+from gradwatch.rules.wording import because, named, plural
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -36,9 +36,9 @@ class DeadUnits(Rule):
         cuts off everything below it.
 
     Evidence:
-        - Share of a layer's units never active, no unit, limit `dead_unit_share`; a
+        - Share of a layer's units never active, unit share, limit `dead_unit_share`; a
           note from `dead_note_share`, once the window spans `dead_window` probes.
-        - Share of weight tensors with an exactly zero gradient, no unit, limit
+        - Share of weight tensors with an exactly zero gradient, unit share, limit
           `dead_zero_grad_share`. It does not count while a weight above is all zero.
         - Sample signal of the last hidden layer, no unit, limit `min_sample_signal`.
 
@@ -115,19 +115,19 @@ class DeadUnits(Rule):
         return self.finding(
             severity=severity,
             message=(
-                f"{shares[worst]:.0%} of the units of {worst} were never active over "
-                f"{count}{_others(sick)}{because(reasons)}."
+                f"{shares[worst]:.0%} of the units of {named(worst)} were never active "
+                f"over {count}{_others(sick)}{because(reasons)}."
             ),
             help=(
-                f"Look at the biases and the inputs of {worst}: are they far below "
-                "zero, and was the learning rate high before they got there?"
+                f"Look at the biases and the inputs of {named(worst)}: are they far "
+                "below zero, and was the learning rate high before they got there?"
             ),
             evidence=(
                 Evidence(
                     "share of units never active",
                     shares[worst],
                     limit,
-                    "",
+                    "share",
                     history.window(probes),
                     worst,
                 ),
@@ -168,16 +168,18 @@ def consequence(
         share = sum(norm == 0.0 for norm in norms) / len(norms)
         limit = settings.dead_zero_grad_share
         evidence.append(
-            Evidence("share of weights with zero gradient", share, limit, "", steps)
+            Evidence(
+                "share of weights with zero gradient", share, limit, "share", steps
+            )
         )
         if share >= limit:
             reasons.append(f"{share:.0%} of the weights get an exactly zero gradient")
     cuts = any(structure.role(name) is not Role.BRANCH for name in dead)
     last = structure.last_hidden
     signal = sample_signals(record).get(last) if last is not None else None
-    if signal is not None and cuts:
+    if signal is not None and last is not None and cuts:
         limit = settings.min_sample_signal
         evidence.append(Evidence("sample signal", signal, limit, "", steps, last))
         if signal <= limit:
-            reasons.append(f"{last} no longer depends on the input")
+            reasons.append(f"{named(last)} no longer depends on the input")
     return reasons, evidence

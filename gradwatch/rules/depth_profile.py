@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from gradwatch.records import ChainRecord, PointRecord, StepRecord
-from gradwatch.rules.wording import unique
+from gradwatch.rules.wording import named, unique
 from gradwatch.settings import Settings
 
 #: A single step that makes at least this share of D is a break, not a slope (chosen).
@@ -85,12 +85,14 @@ class DepthProfile:
         index, step = self.steepest()
         if len(self.points) > 3 and abs(step) >= _BREAK_SHARE * abs(self.decades):
             upper, lower = self.points[index + 1].label, self.points[index].label
-            return f"{abs(step):.1f} of them in one break between {upper} and {lower}"
+            between = f"{named(upper)} and {named(lower)}"
+            return f"{abs(step):.1f} of them in one break between {between}"
         return "a smooth slope"
 
     def where(self) -> str:
         """Name the stream if it is not the one that carries the output."""
-        return "" if self.chain.main else f" in the stream from {self.chain.source}"
+        source = named(self.chain.source)
+        return "" if self.chain.main else f" in the stream from {source}"
 
 
 def depth_profiles(record: StepRecord, settings: Settings) -> list[DepthProfile]:
@@ -131,7 +133,9 @@ def depth_unmet(record: StepRecord, settings: Settings) -> str | None:
     if depth_profiles(record, settings):
         return None
     if not record.chains:
-        return "no trunk was found"
+        seen = any(layer.grad_norm is not None for layer in record.layers)
+        few = "fewer than 3 hidden points on the trunk"
+        return few if seen else "no layer's gradient was observed"
     if record.zero_init_downstream:
         return "the weights above are all zero at initialisation"
     return "fewer than 3 trunk points with a gradient"

@@ -18,7 +18,7 @@ from gradwatch.rules.disconnection import (
     uncalled_layers,
 )
 from gradwatch.rules.loss_curve import is_flat
-from gradwatch.rules.wording import some
+from gradwatch.rules.wording import named, some
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -149,8 +149,8 @@ def _silent(history: History, structure: Structure, settings: Settings) -> _Case
         return _Case(
             Severity.WARNING,
             layers,
-            f"Nothing has had a gradient for {steps} steps, and {head} has one unit: "
-            "a softmax over one unit is always 1.",
+            f"Nothing has had a gradient for {steps} steps, and {named(head)} has one "
+            "unit: a softmax over one unit is always 1.",
             "Use a sigmoid for one output, or two outputs for a softmax.",
             _ZERO,
             steps,
@@ -184,7 +184,7 @@ def _cut(history: History, structure: Structure, settings: Settings) -> _Case | 
         layers,
         f"{some(layers)} never had a gradient in {span} steps, although the "
         "layers above had one and the optimizer owns them.",
-        f"Look for a detach, a no_grad or an argmax above {layers[-1]}.",
+        f"Look for a detach, a no_grad or an argmax above {named(layers[-1])}.",
         "steps without any gradient",
         span,
         float(settings.disconnected_steps),
@@ -234,7 +234,7 @@ def _without_gradients(
         layers,
         f"{some(layers)} ran with gradients switched off inside the training forward, "
         "although an optimizer owns their weights.",
-        f"Look for a torch.no_grad() around {layers[0]} in the forward.",
+        f"Look for a torch.no_grad() around {named(layers[0])} in the forward.",
         "steps without any gradient",
         record.step + 1,
         float(settings.disconnected_steps),

@@ -12,6 +12,7 @@ from gradwatch.rules.layer_signals import (
     hidden_chain_layers,
     output_rms,
 )
+from gradwatch.rules.wording import amount, named
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -92,11 +93,12 @@ class ExplodingActivation(Rule):
             severity=Severity.CRITICAL if severe else Severity.WARNING,
             message=(
                 f"The outputs grow {decades:.1f} decades over depth, from RMS "
-                f"{rms[first]:.3g} at {first} to {rms[largest]:.3g} at {largest}."
+                f"{amount(rms[first])} at {named(first)} to {amount(rms[largest])} at "
+                f"{named(largest)}."
             ),
             help=(
-                f"Look at the weight scale before {sick[0]}, and at sums that add up "
-                "without a norm or a scale."
+                f"Look at the weight scale before {named(sick[0])}, and at sums that "
+                "add up without a norm or a scale."
             ),
             evidence=(
                 Evidence(

@@ -12,7 +12,7 @@ from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_un
 from gradwatch.rules.layer_signals import forward_growth
 from gradwatch.rules.loss_curve import RISEN, has_risen
 from gradwatch.rules.weight_updates import median_update
-from gradwatch.rules.wording import because, named, relative_step, unique
+from gradwatch.rules.wording import amount, because, named, relative_step, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -136,8 +136,9 @@ class ExplodingGradient(Rule):
             severity=severity,
             message=text,
             help=(
-                f"Look at the weight scale from {sick[-1].label} down, and at residual "
-                "sums without a norm or a scale: each layer multiplies the gradient."
+                f"Look at the weight scale from {named(sick[-1].label)} down, and at "
+                "residual sums without a norm or a scale: each layer multiplies the "
+                "gradient."
             ),
             evidence=(decides, *context),
             layers=unique([point.layer for point in sick]),
@@ -188,8 +189,8 @@ def consequence(
         )
         if decades >= limit:
             reasons.append(
-                f"the forward signal grows {decades:.1f} decades from {first} to "
-                f"{largest}"
+                f"the forward signal grows {decades:.1f} decades from "
+                f"{named(first)} to {named(largest)}"
             )
     update = median_update(record, structure)
     if update is not None:
@@ -209,5 +210,5 @@ def consequence(
     if has_risen(history):
         ratio = history.loss_ratio() or 0.0
         evidence.append(Evidence("newest loss over first", ratio, RISEN, "", steps))
-        reasons.append(f"the loss has risen to {ratio:.3g} times its first value")
+        reasons.append(f"the loss has risen to {amount(ratio)} times its first value")
     return reasons, evidence

@@ -11,7 +11,7 @@ from gradwatch.rules.base import Rule
 from gradwatch.rules.exploding_gradient import consequence
 from gradwatch.rules.time_profiles import TimeChange, growing, time_unmet
 from gradwatch.rules.vanishing_through_time import recurrent_context
-from gradwatch.rules.wording import because, unique
+from gradwatch.rules.wording import because, named, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -36,7 +36,7 @@ class ExplodingThroughTime(Rule):
         The sudden jumps of the loss of recurrent networks come from there.
 
     Evidence:
-        - Gain over time, unit decades, limit `exploding_time_decades`.
+        - Gradient gained over time, unit decades, limit `exploding_time_decades`.
         - Median update ratio, no unit, limit `max_update_ratio`; forward growth, unit
           decades, limit `exploding_activation_decades`; newest loss over first, no
           unit, limit 2.
@@ -98,7 +98,7 @@ class ExplodingThroughTime(Rule):
         steps = (record.step, record.step)
         way = " in the reverse direction" if worst.direction == "reverse" else ""
         decides = Evidence(
-            "gain through time",
+            "gradient gained through time",
             change.decades,
             settings.exploding_time_decades,
             "decades",
@@ -108,8 +108,8 @@ class ExplodingThroughTime(Rule):
         return self.finding(
             severity=Severity.CRITICAL if severe or reasons else Severity.WARNING,
             message=(
-                f"The gradient of {worst.layer} gains {change.decades:.1f} decades "
-                f"over {change.start - change.end} time steps{way} "
+                f"The gradient of {named(worst.layer)} gains {change.decades:.1f} "
+                f"decades over {change.start - change.end} time steps{way} "
                 f"({change.per_step:.2f} a step){because(reasons)}."
             ),
             help=(

@@ -32,7 +32,7 @@ class GradientUnderflow(Rule):
         updated, and nothing says so.
 
     Evidence:
-        - Median over weights of the share of exactly zero gradient entries, no unit,
+        - Median over weights of the share of exactly zero gradient entries, unit share,
           limit `underflow_share`.
         - The same share at a probe with a larger loss scale; at least a fifth lower.
 
@@ -76,7 +76,7 @@ class GradientUnderflow(Rule):
             return None
         steps = (record.step, record.step)
         limit = settings.underflow_share
-        evidence = [Evidence("share of zero gradients", share, limit, "", steps)]
+        evidence = [Evidence("share of zero gradients", share, limit, "share", steps)]
         severity, why = Severity.NOTE, "whether a larger loss scale would revive them"
         why = f"{why} was not seen"
         best = _best_scaled(history, record, structure, share)
@@ -92,7 +92,7 @@ class GradientUnderflow(Rule):
                     "the same at a larger loss scale",
                     lower,
                     share * (1.0 - _LEAST_FALL),
-                    "",
+                    "share",
                     (best.step, best.step),
                 )
             )

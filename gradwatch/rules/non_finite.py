@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import NonFiniteOrigin, StepRecord
 from gradwatch.rules.base import Rule
-from gradwatch.rules.wording import unique
+from gradwatch.rules.wording import joined, named, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -23,6 +23,8 @@ class _Sighting:
     first_step: int
     layers: tuple[str, ...]
     harmless: bool
+    forgotten: bool = False
+    """Whether it may have begun before the oldest probe kept."""
 
 
 class NonFinite(Rule):
@@ -83,11 +85,12 @@ class NonFinite(Rule):
         record = history.latest
         assert record is not None
         window = (seen.first_step, max(seen.first_step, history.last_step))
-        what = " and ".join(seen.kinds)
+        what = joined(seen.kinds)
+        when = f"{seen.first_step}{' or before' * seen.forgotten}"
         return self.finding(
             severity=Severity.NOTE if seen.harmless else Severity.CRITICAL,
             message=(
-                f"NaN or Inf in the {what}, first seen at step {seen.first_step}: "
+                f"NaN or Inf in the {what}, first seen at step {when}: "
                 f"{_where(origin)}."
             ),
             help=(
@@ -118,14 +121,37 @@ def _finite(value: float | None) -> bool:
 
 
 def _look(history: History) -> _Sighting | None:
-    """Return what is not finite at the newest probe and the pulses around it."""
-    record = history.latest
-    if record is None:
+    """Return what is not finite at the newest probe and the pulses around it.
+
+    The first step is that of the whole run of such probes, as far as they are kept.
+    """
+    probes = history.probes
+    newest = _at_probe(history, len(probes) - 1) if probes else None
+    if newest is None:
         return None
-    probes = history.recent(2)
-    since = probes[0].step + 1 if len(probes) == 2 else 0
-    pulses = [p for p in history.pulses if p.step >= since and not p.skipped]
-    skipped = {p.step for p in history.pulses if p.skipped}
+    first, clean = newest.first_step, -1
+    for index in range(len(probes) - 2, -1, -1):
+        older = _at_probe(history, index)
+        if older is None or older.harmless != newest.harmless:
+            clean = probes[index].step
+            break
+        first = min(first, older.first_step)
+    if not newest.harmless:
+        found = [p.non_finite.step for p in probes if p.non_finite is not None]
+        first = min([first, *(step for step in found if step > clean)])
+    forgotten = clean < 0 and history.num_probes > len(probes)
+    return replace(newest, first_step=first, forgotten=forgotten)
+
+
+def _at_probe(history: History, index: int) -> _Sighting | None:
+    """Return what is not finite at a probe and since the one before it."""
+    probes = history.probes
+    record = probes[index]
+    since = probes[index - 1].step + 1 if index else 0
+    until = history.last_step if index == len(probes) - 1 else record.step
+    near = [p for p in history.pulses if since <= p.step <= until]
+    pulses = [p for p in near if not p.skipped]
+    skipped = any(p.skipped and p.step == record.step for p in near)
     bad_pulses = [p for p in pulses if not p.finite]
     bad_losses = [p for p in pulses if not _finite(p.loss)]
     parameters = [p.layer for p in record.parameters if p.weight_finite is False]
@@ -135,7 +161,7 @@ def _look(history: History) -> _Sighting | None:
     loss_bad = not _finite(record.loss) or bool(bad_losses)
     scaled = record.loss_scale not in (None, 1.0)
     clean = not (bad_pulses or parameters or loss_bad)
-    if record.step in skipped or (scaled and clean):
+    if skipped or (scaled and clean):
         # The scaler met an overflow and skips the step: its ordinary work.
         gradients = []
         outputs = outputs if not scaled else []
@@ -161,26 +187,18 @@ def _look(history: History) -> _Sighting | None:
 def _origin(history: History, seen: _Sighting, settings: Settings) -> NonFiniteOrigin:
     """Return the origin that was observed, or why it was not."""
     for probe in history.probes:
-        if probe.non_finite is not None:
+        if probe.non_finite is not None and probe.non_finite.step >= seen.first_step:
             return probe.non_finite
-    record = history.latest
-    assert record is not None
-    if seen.first_step < record.step or _was_bad_before(history, record):
-        hint = (
-            ""
-            if settings.nan_origin == "sync"
-            else "; `nan_origin='sync'` replays such a step"
-        )
-        detail = f"origin not observed: step {seen.first_step} was not a probe{hint}"
-        return NonFiniteOrigin(seen.first_step, None, "unknown", detail)
-    return _from_layers(record)
-
-
-def _was_bad_before(history: History, record: StepRecord) -> bool:
-    return any(
-        not pulse.finite and not pulse.skipped and pulse.step < record.step
-        for pulse in history.pulses
+    record = next((p for p in history.probes if p.step == seen.first_step), None)
+    if record is not None:
+        return _from_layers(record)
+    hint = (
+        ""
+        if settings.nan_origin == "sync"
+        else "; `nan_origin='sync'` replays such a step"
     )
+    detail = f"origin not observed: step {seen.first_step} was not a probe{hint}"
+    return NonFiniteOrigin(seen.first_step, None, "unknown", detail)
 
 
 def _from_layers(record: StepRecord) -> NonFiniteOrigin:
@@ -210,11 +228,12 @@ def _from_layers(record: StepRecord) -> NonFiniteOrigin:
 
 
 def _where(origin: NonFiniteOrigin) -> str:
+    layer = named(origin.layer or "")
     sentences = {
-        "forward": f"{origin.layer} made it from finite inputs in the forward pass",
-        "backward": f"it began in the backward pass, at the output of {origin.layer}",
-        "input": f"what reached {origin.layer} held it already",
-        "parameter": f"the weights of {origin.layer} held it already",
+        "forward": f"{layer} made it from finite inputs in the forward pass",
+        "backward": f"it began in the backward pass, at the output of {layer}",
+        "input": f"what reached {layer} held it already",
+        "parameter": f"the weights of {layer} held it already",
         "loss": "every layer was finite, only the loss was not",
     }
     sentence = sentences.get(origin.where, origin.detail or "origin not observed")

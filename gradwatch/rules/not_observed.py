@@ -26,7 +26,7 @@ class NotObserved(Rule):
         the other layers only.
 
     Evidence:
-        - Share of trainable weight layers not seen, no unit; below
+        - Share of trainable weight layers not seen, unit share; below
           1 - `healthy_coverage` the network may still be called healthy.
 
     Remedies:
@@ -86,7 +86,7 @@ class NotObserved(Rule):
                     "share of weight layers not seen",
                     share,
                     1.0 - settings.healthy_coverage,
-                    "",
+                    "share",
                     (record.step, record.step),
                 ),
             ),

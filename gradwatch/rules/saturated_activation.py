@@ -8,7 +8,7 @@ from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.rules.base import Rule
 from gradwatch.rules.layer_signals import saturated_shares
-from gradwatch.rules.wording import some
+from gradwatch.rules.wording import named, some
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -26,7 +26,7 @@ class SaturatedActivation(Rule):
         gradient and reacts to little; it learns its way back slowly.
 
     Evidence:
-        - Share of saturated outputs, no unit, limit `saturated_share`. A tanh output
+        - Share of saturated outputs, unit share, limit `saturated_share`. A tanh output
           is saturated beyond `tanh_saturation`, a sigmoid output nearer than
           `sigmoid_saturation` to 0 or 1.
 
@@ -87,19 +87,19 @@ class SaturatedActivation(Rule):
         return self.finding(
             severity=Severity.WARNING if on_trunk else Severity.NOTE,
             message=(
-                f"{shares[worst]:.0%} of the outputs of the activation after {worst}"
-                f"{others} are saturated."
+                f"{shares[worst]:.0%} of the outputs of the activation after "
+                f"{named(worst)}{others} are saturated."
             ),
             help=(
-                f"Look at the scale of what reaches {origin}: its inputs and its "
-                "weights."
+                f"Look at the scale of what reaches {named(origin)}: its inputs and "
+                "its weights."
             ),
             evidence=(
                 Evidence(
                     "share of saturated outputs",
                     shares[worst],
                     settings.saturated_share,
-                    "",
+                    "share",
                     (record.step, record.step),
                     worst,
                 ),

@@ -10,6 +10,7 @@ from gradwatch.records import StepRecord
 from gradwatch.rules.base import Rule
 from gradwatch.rules.layer_signals import hidden_chain_layers, sample_signals
 from gradwatch.rules.loss_curve import is_learning
+from gradwatch.rules.wording import named, only
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -101,9 +102,9 @@ class SignalCollapse(Rule):
             )
         learning = is_learning(history, settings)
         where = (
-            f"and at {first} already, so the data itself hardly varies"
+            f"and at {named(first or '')} already, so the data itself hardly varies"
             if same_from_start
-            else f"although they differ by {signals[first]:.1%} at {first}"
+            else f"although they differ by {signals[first]:.1%} at {named(first)}"
             if first is not None and first != last
             else "so the head sees the same for every sample"
         )
@@ -111,14 +112,14 @@ class SignalCollapse(Rule):
         return self.finding(
             severity=Severity.NOTE if quiet else Severity.WARNING,
             message=(
-                f"The outputs of {last} differ between samples by only "
-                f"{signals[last]:.1%} of their size, {where}."
+                f"The outputs of {named(last)} differ between samples by "
+                f"{only(signals[last])} of their size, {where}."
             ),
             help=(
                 "Look at the mean and the scale of the inputs."
                 if same_from_start
-                else f"Look where the signal is lost between the input and {last}: "
-                "small weights, large biases, dead units."
+                else f"Look where the signal is lost between the input and "
+                f"{named(last)}: small weights, large biases, dead units."
             ),
             evidence=tuple(evidence),
             layers=(last,),

@@ -8,7 +8,7 @@ from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.rules.base import Rule
 from gradwatch.rules.weight_updates import weights
-from gradwatch.rules.wording import some, unique
+from gradwatch.rules.wording import named, some, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -88,7 +88,10 @@ class SymmetricUnits(Rule):
                 f"All units of {some(layers)} have equal weights, and training keeps "
                 "them equal: each of these layers is one unit, many times over."
             ),
-            help=f"Look at how {layers[0]} is initialised: a constant, not at random?",
+            help=(
+                f"Look at how {named(layers[0])} is initialised: a constant, not at "
+                "random?"
+            ),
             evidence=(
                 Evidence(
                     "probes with equal rows after a step",

@@ -8,7 +8,7 @@ from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.rules.base import Rule
 from gradwatch.rules.pulse_spikes import spikes
-from gradwatch.rules.wording import plural, some
+from gradwatch.rules.wording import amount, listed, plural
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -96,7 +96,7 @@ class TrainingSpike(Rule):
         many = len(found) >= settings.spike_warning_events
         harmless = rose is None and _kept_falling(history, found[0].step)
         window = (found[0].step, history.last_step)
-        at = some([str(spike.step) for spike in found])
+        at = listed([str(spike.step) for spike in found])
         after = (
             "" if rose is None else f"; after step {rose.step} the loss stays higher"
         )
@@ -108,9 +108,9 @@ class TrainingSpike(Rule):
             ),
             message=(
                 f"{plural(len(found), 'sudden jump')} in the last "
-                f"{settings.spike_warning_steps} steps (at {at}), the largest of the "
-                f"{largest.quantity}, to {largest.ratio:.0f} times its running median"
-                f"{after}."
+                f"{settings.spike_warning_steps} steps (at step {at}), the largest of "
+                f"the {largest.quantity}, to {amount(largest.ratio, 2)} times its "
+                f"running median{after}."
             ),
             help=(
                 f"Look at the batch of step {largest.step}, and at the learning rate "

@@ -11,6 +11,7 @@ from gradwatch.rules.base import Rule
 from gradwatch.rules.depth_profile import depth_profiles
 from gradwatch.rules.update_too_large import TARGET_RATIO
 from gradwatch.rules.weight_updates import update_ratios
+from gradwatch.rules.wording import amount, relative
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -102,7 +103,7 @@ class UpdateTooSmall(Rule):
         flat = True
         if loss is not None:
             flat = loss > settings.flat_loss_ratio
-            text = f"the loss is at {loss:.0%} of its first value"
+            text = f"the loss is at {relative(loss, 'its first value')}"
             evidence.append(
                 Evidence(
                     "newest loss over first", loss, settings.flat_loss_ratio, "", steps
@@ -115,7 +116,7 @@ class UpdateTooSmall(Rule):
         return self.finding(
             severity=Severity.WARNING if flat else Severity.NOTE,
             message=(
-                f"No weight moves by more than {largest:.1g} of its size a step "
+                f"No weight moves by more than {amount(largest, 1)} of its size a step "
                 f"(healthy: 1e-4 to 3e-2), and {text}."
             ),
             help=f"Look at the learning rate{rate}, and at clipping that shrinks it.",

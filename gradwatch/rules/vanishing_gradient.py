@@ -12,7 +12,7 @@ from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_un
 from gradwatch.rules.layer_signals import weakest_signal
 from gradwatch.rules.loss_curve import is_flat
 from gradwatch.rules.weight_updates import outside_workable_range, starvation
-from gradwatch.rules.wording import because, named, unique
+from gradwatch.rules.wording import amount, because, named, relative, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
 
@@ -157,8 +157,8 @@ class VanishingGradient(Rule):
 def _help(reasons: list[str], origin: str) -> str:
     if reasons:
         return (
-            f"Look at the activation and the initialisation from {origin} down: each "
-            "layer multiplies the gradient by their product."
+            f"Look at the activation and the initialisation from {named(origin)} down: "
+            "each layer multiplies the gradient by their product."
         )
     return (
         "Nothing follows from it yet. Adam evens small gradients out and plain SGD "
@@ -199,7 +199,8 @@ def consequence(
         )
         if starved <= limit:
             reasons.append(
-                f"the lower layers move {starved:.1g} times as far as the upper ones"
+                f"the lower layers move {amount(starved, 1)} times as far as the upper "
+                "ones"
                 if starved > 0
                 else "the lower layers do not move at all"
             )
@@ -211,14 +212,14 @@ def consequence(
             Evidence("smallest sample signal", signal, limit, "", steps, layer)
         )
         if signal <= limit:
-            reasons.append(f"the outputs of {layer} hardly depend on the input")
+            reasons.append(f"the outputs of {named(layer)} hardly depend on the input")
     flat = is_flat(history, settings, settings.flat_loss_steps)
     if flat is not None:
         ratio = history.loss_ratio() or 0.0
         limit = settings.flat_loss_ratio
         evidence.append(Evidence("newest loss over first", ratio, limit, "", steps))
         if flat and not outside_workable_range(record, structure, settings):
-            reasons.append(f"the loss is still at {ratio:.0%} of its first value")
+            reasons.append(f"the loss is still at {relative(ratio, 'its first value')}")
     return reasons, evidence
 
 

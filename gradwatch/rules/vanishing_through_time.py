@@ -12,7 +12,7 @@ from gradwatch.rules.layer_signals import sample_signals
 from gradwatch.rules.loss_curve import is_flat
 from gradwatch.rules.time_profiles import TimeChange, fading, horizon, time_unmet
 from gradwatch.rules.weight_updates import outside_workable_range
-from gradwatch.rules.wording import because, unique
+from gradwatch.rules.wording import because, named, relative, unique
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -42,8 +42,8 @@ class VanishingThroughTime(Rule):
         its sequences were that short.
 
     Evidence:
-        - Loss from the peak over time, unit decades, limit `vanishing_time_decades`.
-          Critical from twice that.
+        - Gradient lost from the peak over time, unit decades, limit
+          `vanishing_time_decades`. Critical from twice that.
         - Horizon, unit time steps, at `horizon_share` of the peak.
         - Newest loss over first loss, no unit, limit `flat_loss_ratio`, where the loss
           is known over `time_flat_loss_steps` and the update ratios are between
@@ -121,13 +121,13 @@ class VanishingThroughTime(Rule):
         least = "at least " if change.underflow else ""
         way = " in the reverse direction" if worst.direction == "reverse" else ""
         text = (
-            f"The gradient of {worst.layer} loses {least}{change.decades:.1f} decades "
-            f"over {change.start - change.end} time steps{way}"
+            f"The gradient of {named(worst.layer)} loses {least}{change.decades:.1f} "
+            f"decades over {change.start - change.end} time steps{way}"
         )
         if reach is not None:
             text += f"; {settings.horizon_share:.0%} of it is left after {reach:.0f}"
         decides = Evidence(
-            "loss through time",
+            "gradient lost through time",
             change.decades,
             settings.vanishing_time_decades,
             "decades",
@@ -223,7 +223,7 @@ def consequence(
         limit = settings.flat_loss_ratio
         evidence.append(Evidence("newest loss over first", ratio, limit, "", steps))
         if flat and not outside_workable_range(record, structure, settings):
-            reasons.append(f"the loss is still at {ratio:.0%} of its first value")
+            reasons.append(f"the loss is still at {relative(ratio, 'its first value')}")
     signals = sample_signals(record)
     for layer in layers:
         if layer in signals and signals[layer] <= settings.weak_signal:
@@ -231,5 +231,5 @@ def consequence(
             evidence.append(
                 Evidence("sample signal", signals[layer], limit, "", steps, layer)
             )
-            reasons.append(f"the outputs of {layer} hardly depend on the input")
+            reasons.append(f"the outputs of {named(layer)} hardly depend on the input")
     return reasons, evidence

@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+
+#: Names that a Sequential gives: `3`, `0.2`, and `3 (sum)` for a join.
+_NUMERIC = re.compile(r"\d+(\.\d+)*( \(.*\))?")
+
+
+def joined(parts: Sequence[str]) -> str:
+    """Return parts as a list in a sentence, such as ``a, b and c``."""
+    return " and ".join([*([", ".join(parts[:-1])] if parts[1:] else []), *parts[-1:]])
+
+
+def listed(parts: Sequence[str], most: int = 3) -> str:
+    """Return the first parts of a list, and how many more there are.
+
+    Args:
+        parts: What is listed.
+        most: Parts to spell out.
+
+    Returns:
+        Such as ``3, 8, 10 and 5 more``.
+    """
+    if len(parts) <= most:
+        return joined(parts)
+    return f"{', '.join(parts[:most])} and {len(parts) - most} more"
 
 
 def some(layers: Sequence[str], most: int = 3) -> str:
@@ -15,19 +39,12 @@ def some(layers: Sequence[str], most: int = 3) -> str:
     Returns:
         Such as ``layers.0, layers.1 and 5 more``.
     """
-    if not layers:
-        return "no layer"
-    names = [named(layer) for layer in layers[:most]]
-    if len(layers) == 1:
-        return names[0]
-    if len(layers) <= most:
-        return f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{', '.join(names)} and {len(layers) - most} more"
+    return listed([named(layer) for layer in layers], most) or "no layer"
 
 
 def named(layer: str) -> str:
     """Return a layer's name, such that a bare number of a Sequential reads as one."""
-    return f"layer {layer}" if layer.isdigit() else layer
+    return f"layer {layer}" if _NUMERIC.fullmatch(layer) else layer
 
 
 def plural(count: int, noun: str) -> str:
@@ -42,11 +59,40 @@ def unique(layers: Sequence[str]) -> tuple[str, ...]:
 
 def because(reasons: Sequence[str]) -> str:
     """Return a clause that lists the reasons, empty without any."""
-    return f"; {', and '.join(reasons)}" if reasons else ""
+    return f"; {joined(reasons)}" if reasons else ""
+
+
+def amount(value: float, digits: int = 3) -> str:
+    """Return a number in few characters, such as ``0.05``, ``1,230`` or ``1e22``."""
+    text = f"{value:.{digits}g}"
+    if 1e3 <= value < 1e5:
+        return f"{float(text):,.0f}"
+    mantissa, _, exponent = text.partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else text
+
+
+def relative(ratio: float, whole: str) -> str:
+    """Return a ratio in words, such as ``20% of its size`` or ``1e22 times its size``.
+
+    Args:
+        ratio: Part over whole.
+        whole: What it is a part of.
+
+    Returns:
+        A share below ten times the whole, a multiple from there on.
+    """
+    if ratio < 10.0:
+        return f"{ratio:.0%} of {whole}"
+    return f"{amount(ratio)} times {whole}"
 
 
 def relative_step(ratio: float) -> str:
     """Return an update ratio in words, such as ``20% of its size``."""
-    if ratio < 10.0:
-        return f"{ratio:.0%} of its size"
-    return f"{ratio:.3g} times its size"
+    return relative(ratio, "its size")
+
+
+def only(share: float) -> str:
+    """Return a small share, such as ``only 0.4%`` or ``less than 0.1%``."""
+    if share == 0.0:
+        return "0%"
+    return f"only {share:.1%}" if share >= 1e-3 else "less than 0.1%"

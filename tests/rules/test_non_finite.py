@@ -5,6 +5,7 @@ import math
 import pytest
 
 from gradwatch.findings import Severity
+from gradwatch.history import History
 from gradwatch.records import NonFiniteOrigin
 from gradwatch.rules.non_finite import NonFinite
 from gradwatch.settings import Settings
@@ -126,3 +127,45 @@ def test_it_does_not_fire_on_a_healthy_network():
     """And is not judged without a probe."""
     assert judge(make_step(5, loss=1.0), pulses=make_pulses([1.0] * 6)) is None
     assert "no probe" in RULE.unmet(make_history(), make_structure(), Settings())
+
+
+def broken(step, **fields):
+    """Return a probe that is full of NaN."""
+    weights = [make_parameter(name, weight_finite=False) for name in NAMES]
+    return make_step(step, layers=layers(0), parameters=weights, **fields)
+
+
+def test_the_first_step_is_named_long_after_it():
+    """Not the oldest pulse that is still kept, nor the newest probe."""
+    origin = NonFiniteOrigin(2, "layers.2", "forward")
+    probes = [make_step(0), broken(2, non_finite=origin), broken(500), broken(555)]
+    pulses = make_pulses([math.nan] * 100, start=500, finite=False)
+    finding = judge(*probes, pulses=pulses)
+    assert "first seen at step 2: layers.2 made it" in finding.message
+    assert finding.evidence[0].value == 2
+    assert finding.evidence[0].steps == (2, 599)
+
+
+def test_a_nan_that_was_over_is_not_the_first_step():
+    """A clean probe lies between the two."""
+    origin = NonFiniteOrigin(2, "layers.5", "forward")
+    later = NonFiniteOrigin(50, "layers.1", "forward")
+    probes = [broken(2, non_finite=origin), make_step(20), broken(50, non_finite=later)]
+    finding = judge(*probes)
+    assert finding.evidence[0].value == 50
+    assert finding.origin == "layers.1"
+
+
+def test_an_infinite_mask_is_not_the_first_step():
+    """It was there from the start; the NaN came later."""
+    finding = judge(make_step(0, layers=layers(6), loss=1.0), broken(10))
+    assert finding.evidence[0].value == 10
+
+
+def test_a_beginning_that_is_not_kept_is_not_invented():
+    """Probes are dropped one day."""
+    history = History(max_probes=2)
+    for step in (0, 100, 200, 300):
+        history.add_probe(broken(step))
+    message = RULE.judge(history, make_structure(), Settings()).message
+    assert "first seen at step 200 or before" in message

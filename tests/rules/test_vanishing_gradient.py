@@ -148,7 +148,7 @@ def test_a_funnel_is_judged_by_its_gradient_alone():
 
 NOT_ENOUGH = {
     "no probe": (make_history(), "no probe"),
-    "no chain": (make_history(make_step(chains=[])), "no trunk"),
+    "no chain": (make_history(make_step(chains=[])), "fewer than 3 hidden points"),
     "two points": (
         make_history(make_step(chains=[make_chain(points=2)])),
         "fewer than 3 trunk points",
@@ -206,3 +206,18 @@ def test_the_scale_of_the_loss_changes_nothing(decades, exponent, low):
         assert (before is None) == (after is None)
     if before and after:
         assert before.severity == after.severity
+
+
+def test_reasons_are_joined_as_a_sentence_is():
+    """Commas, and one `and` before the last."""
+    step = make_step(
+        12, chains=[make_chain(decades=4.5)], parameters=starved(), layers=weak()
+    )
+    flat = make_pulses(losses=[2.3] * 13)
+    message = judge(make_history(step, pulses=flat)).message
+    reasons = message.partition("; ")[2]
+    assert reasons == (
+        "the lower layers move 0.01 times as far as the upper ones, the outputs of "
+        "layers.5 hardly depend on the input and the loss is still at 100% of its "
+        "first value."
+    )
