@@ -1,0 +1,1 @@
+"""Image models written in plain torch, in the style of torchvision and timm."""
