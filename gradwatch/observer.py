@@ -9,6 +9,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -689,14 +690,18 @@ def _unscales_inside(optimizer: Optimizer | None) -> bool:
 
 
 def _find_scaler() -> Any:
-    """Return the gradient scaler among the calling frames of an optimizer step."""
-    frame = sys._getframe(1)
+    """Return the gradient scaler among the calling frames of an optimizer step.
+
+    Only frames of torch's scaler are looked into: before Python 3.13 a look at a frame's
+    locals keeps them, and so the user's batch and outputs, alive as long as the frame.
+    """
+    frame: FrameType | None = sys._getframe(1)
     for _ in range(40):
-        candidate = frame.f_locals.get("self")
-        if hasattr(candidate, "_scale") and hasattr(candidate, "unscale_"):
-            return candidate
-        back = frame.f_back
-        if back is None:
+        if frame is None:
             return None
-        frame = back
+        if "grad_scaler" in frame.f_globals.get("__name__", ""):
+            candidate = frame.f_locals.get("self")
+            if hasattr(candidate, "_scale") and hasattr(candidate, "unscale_"):
+                return candidate
+        frame = frame.f_back
     return None

@@ -2,11 +2,21 @@
 
 from contextlib import contextmanager
 
+import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch.optim import optimizer as optim
 
 import gradwatch
 from gradwatch.statistics import tensors_in
+
+#: Options of a watch: a probe at every step, at every third, and as it comes.
+RHYTHMS = [
+    pytest.param({"every": 1}, id="every"),
+    pytest.param({"every": 3}, id="third"),
+    pytest.param({}, id="default"),
+]
 
 
 def same(left, right):
@@ -48,12 +58,16 @@ def state_of(model, optimizers=()):
     }
 
 
+def global_hooks():
+    """Return gradwatch's hooks that are left in torch's optimizers."""
+    stores = optim._global_optimizer_pre_hooks, optim._global_optimizer_post_hooks
+    hooks = [hook for store in stores for hook in store.values()]
+    return [hook for hook in hooks if "gradwatch" in type(hook).__module__]
+
+
 def hooks_on(model):
     """Return the hooks that are left on a model, its parameters and in torch."""
-    from torch.optim import optimizer as optim
-
-    left = list(optim._global_optimizer_pre_hooks.values())
-    left += list(optim._global_optimizer_post_hooks.values())
+    left = global_hooks()
     for module in model.modules():
         for store in (
             module._forward_hooks,
@@ -68,6 +82,41 @@ def hooks_on(model):
         left += list(parameter._backward_hooks or ())
         left += list(getattr(parameter, "_post_accumulate_grad_hooks", None) or ())
     return left
+
+
+def small_net():
+    """Return a small net without randomness."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.Linear(6, 2))
+
+
+def noisy_net():
+    """Return a small net with dropout and batch norm."""
+    return nn.Sequential(
+        nn.Linear(6, 8),
+        nn.BatchNorm1d(8),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Linear(8, 8),
+        nn.Tanh(),
+        nn.Linear(8, 3),
+    )
+
+
+def random_loss(model):
+    """Return the loss of a random batch."""
+    return F.cross_entropy(model(torch.randn(7, 6)), torch.randint(3, (7,)))
+
+
+def train_briefly(model, steps=5):
+    """Train on random batches; return the optimizer."""
+    torch.manual_seed(1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(3, 4)).square().mean().backward()
+        optimizer.step()
+    return optimizer
 
 
 @contextmanager
