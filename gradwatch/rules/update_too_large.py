@@ -9,7 +9,12 @@ from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.records import StepRecord
 from gradwatch.rules.base import Rule
-from gradwatch.rules.loss_curve import has_risen, is_flat, is_learning
+from gradwatch.rules.loss_curve import (
+    has_jumped,
+    has_risen,
+    is_flat,
+    is_learning,
+)
 from gradwatch.rules.weight_updates import median_update, update_ratios
 from gradwatch.rules.wording import relative_step
 from gradwatch.settings import Settings
@@ -17,10 +22,11 @@ from gradwatch.structure import Structure
 
 #: Update ratio that healthy training centres on (Karpathy, cs231n; facts B3).
 TARGET_RATIO = 1e-3
-#: Steps in which Adam moves every weight by its learning rate, however small the
-#: gradient (its moments are one gradient old): a ratio just above the limit there says
-#: little. Recurrent nets with small weights pass it and learn (bench, rnn-lstm-chrono).
-_FIRST_STEPS = 2
+#: Steps in which Adam moves every weight by about its learning rate, however small the
+#: gradient, because its first moment (1 / (1 - beta1) = 10 steps long) holds little but
+#: the first gradient. A ratio just above the limit says little there unless the loss
+#: jumps: recurrent nets with small weights pass it and learn.
+_FIRST_STEPS = 5
 #: Multiple of the limit from which the finding is critical (chosen, not measured).
 _SEVERE = 10.0
 
@@ -33,7 +39,7 @@ class UpdateTooLarge(Rule):
         really made over the norm of the weight, and the median over layers. That is
         right for any optimizer, schedule and clipping. Weights that start at zero,
         biases, gains and embeddings are left out. While the loss falls all the same,
-        and in the first two steps below ten times the limit, it is a note. It stands
+        and in the first five steps unless the loss doubles, it is a note. It stands
         after the ratio has fallen: while the loss has not halved, if it was beyond the
         limit at several probes; while the loss is flat, if it was ten times the limit
         once, or beyond the limit and the loss has doubled.
@@ -98,11 +104,15 @@ class UpdateTooLarge(Rule):
         )
         severity = Severity.WARNING
         note = ""
+        when = "One step changes"
+        if record is not history.latest:
+            when = f"Step {record.step} changed"
+            note = ", and the loss has not recovered since"
         if is_learning(history, settings):
             severity, note = Severity.NOTE, ", while the loss falls all the same"
         elif update >= _SEVERE * limit:
             severity = Severity.CRITICAL
-        elif record.step < _FIRST_STEPS and record is history.latest:
+        elif record.step < _FIRST_STEPS and not has_jumped(history):
             severity, note = Severity.NOTE, ", as first steps of Adam do"
         rate = ""
         if record.lr:
@@ -111,7 +121,7 @@ class UpdateTooLarge(Rule):
         return self.finding(
             severity=severity,
             message=(
-                f"One step changes the median weight by {relative_step(update)} "
+                f"{when} the median weight by {relative_step(update)} "
                 f"(healthy: 0.01% to 3%){note}."
             ),
             help=f"Look at the learning rate{rate}.",
@@ -149,7 +159,8 @@ def _judged(
     if flat is None or is_learning(history, settings):
         return None, {}
     earlier = [(p, median_update(p, structure) or 0.0) for p in history.probes]
-    lasting = [p for p, u in earlier if u >= limit and p.step >= _FIRST_STEPS]
+    begun = 0 if has_jumped(history) else _FIRST_STEPS
+    lasting = [p for p, u in earlier if u >= limit and p.step >= begun]
     if len(lasting) >= settings.confirm_probes:
         return lasting[-1], update_ratios(lasting[-1], structure)
     enough = limit if has_risen(history) else _SEVERE * limit
