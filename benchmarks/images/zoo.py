@@ -33,8 +33,7 @@ class Rates:
 
 
 RATES = Rates()
-#: Heads of small weights hold the gradient back at first.
-DEEP_PLAIN = Rates(sgd=0.1, adamw=5e-4)
+DEEP_PLAIN = Rates(sgd=0.03, adamw=5e-4)
 #: Networks without norms need a smaller step under SGD.
 PLAIN_RATES = Rates(sgd=0.01)
 
@@ -63,11 +62,15 @@ FAST = Rates(adamw=3e-3)
 
 MODELS: tuple[Model, ...] = (
     # Plain and concatenating.
-    Model("alexnet", classic.AlexNet, LARGE, Rates(sgd=0.1)),
-    Model("vgg16", lambda: classic.Vgg(classic.VGG16, norm=False), LARGE, DEEP_PLAIN),
+    Model("alexnet", classic.AlexNet, LARGE, PLAIN_RATES),
+    Model("vgg16", lambda: classic.Vgg(classic.VGG16, norm=False), LARGE, Rates(0.03)),
     Model("vgg19", lambda: classic.Vgg(classic.VGG19, norm=False), LARGE, DEEP_PLAIN),
-    Model("vgg16-bn", lambda: classic.Vgg(classic.VGG16, norm=True), LARGE),
-    Model("vgg19-bn", lambda: classic.Vgg(classic.VGG19, norm=True), LARGE),
+    Model(
+        "vgg16-bn", lambda: classic.Vgg(classic.VGG16, norm=True), LARGE, PLAIN_RATES
+    ),
+    Model(
+        "vgg19-bn", lambda: classic.Vgg(classic.VGG19, norm=True), LARGE, PLAIN_RATES
+    ),
     Model("squeezenet", classic.SqueezeNet, LARGE, PLAIN_RATES),
     Model("googlenet", classic.GoogLeNet, LARGE),
     Model("inception-v3", classic.InceptionV3, data.images(96)),
@@ -162,7 +165,7 @@ MODELS: tuple[Model, ...] = (
     ),
     Model("unet", lambda: dense.Unet(norm=False), data.masks, loss=data.segmented),
     Model("unet-bn", lambda: dense.Unet(norm=True), data.masks, loss=data.segmented),
-    Model("fpn", dense.Fpn, LARGE, Rates(sgd=0.2), loss=data.detected),
+    Model("fpn", dense.Fpn, LARGE, PLAIN_RATES, loss=data.detected),
     Model("ssd", dense.Ssd, LARGE, Rates(sgd=2e-3), loss=data.detected),
     Model("yolo", dense.Yolo, LARGE, loss=data.detected),
     Model("siamese", dense.Siamese, data.pairs),
