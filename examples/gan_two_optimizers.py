@@ -37,7 +37,10 @@ def main() -> None:
     real, fake = torch.ones(128, 1), torch.zeros(128, 1)
     judge = functional.binary_cross_entropy_with_logits
 
-    with gradwatch.watch(generator), gradwatch.watch(critic):  # <- the one line
+    with (  # <- the one line, once a network
+        gradwatch.watch(generator, name="generator"),
+        gradwatch.watch(critic, name="critic"),
+    ):
         for step in range(600):
             points = generator(torch.randn(128, NOISE))
             c_opt.zero_grad()

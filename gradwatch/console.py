@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,7 +31,8 @@ from gradwatch.console_text import inert, plain_for
 from gradwatch.findings import Finding, Health
 from gradwatch.history import History
 from gradwatch.report import Report
-from gradwatch.report_words import headline, name_layers
+from gradwatch.report_words import headline, in_words
+from gradwatch.rules.wording import named
 
 __all__ = [
     "ConsoleMode",
@@ -53,21 +55,39 @@ _MAX_WIDTH = 120
 _LOG_WIDTH = 80
 
 
-def render_alert(finding: Finding) -> str:
-    """Return two lines that announce a confirmed finding, or one that it is gone."""
+def render_alert(finding: Finding, name: str = "") -> str:
+    """Return two lines that announce a confirmed finding, or one that it is gone.
+
+    Args:
+        finding: The finding.
+        name: What the user calls the model, where there may be several.
+
+    Returns:
+        The lines.
+    """
+    who = f"gradwatch {inert(name)}" if name else "gradwatch"
     what = f"{inert(finding.code)} {inert(finding.name)}"
     if finding.cleared_step is not None:
         return (
-            f"gradwatch: step {finding.cleared_step}: {what} is gone (it stood since "
+            f"{who}: step {finding.cleared_step}: {what} is gone (it stood since "
             f"step {finding.since_step})"
         )
-    where = name_layers([inert(layer) for layer in finding.layers])
-    _, last = finding.evidence[0].steps if finding.evidence else (0, finding.since_step)
+    text = headline(finding)
+    where = in_words([inert(layer) for layer in finding.layers])
+    if len(finding.layers) == 1 and _names(text, named(finding.layers[0])):
+        where = ""
+    # The number that decides may be of an earlier step than the one that confirmed it.
+    last = max([finding.since_step, *(item.steps[1] for item in finding.evidence[:1])])
     return (
-        f"gradwatch: step {last}: {finding.severity.name} {what}\n"
-        f"  {where + ': ' if where else ''}{inert(headline(finding))} More: "
+        f"{who}: step {last}: {finding.severity.name} {what}\n"
+        f"  {where + ': ' if where else ''}{inert(text)} More: "
         f"gradwatch explain {inert(finding.code)}"
     )
+
+
+def _names(text: str, layer: str) -> bool:
+    """Whether a text names a layer, and not just another that begins like it."""
+    return re.search(rf"(?<![\w.]){re.escape(layer)}(?!\w|\.\w)", text) is not None
 
 
 def stream_format(stream: TextIO, width: int | None = None) -> tuple[int, bool]:
@@ -125,6 +145,7 @@ class ConsoleView:
             None: nothing.
         stream: Where to print; `sys.stderr` as it is at the time if None.
         width: Width of the text; the terminal's, or 80, if None.
+        name: What the user calls the model; empty without a name of its own.
     """
 
     def __init__(
@@ -132,7 +153,9 @@ class ConsoleView:
         mode: ConsoleMode | None,
         stream: TextIO | None = None,
         width: int | None = None,
+        name: str = "",
     ) -> None:
+        self._name = name
         self._mode = mode
         self._stream = stream
         self._width = width
@@ -155,10 +178,11 @@ class ConsoleView:
         if finding.cleared_step is not None:
             if code in self._told and code not in self._cleared:
                 self._cleared.add(code)
-                self._print(render_alert(finding))
+                self._print(render_alert(finding, self._name))
         elif finding.is_alarm and self._is_worse(finding):
             self._told[code] = finding
-            self._print(render_alert(finding), SEVERITY_STYLES[finding.severity])
+            style = SEVERITY_STYLES[finding.severity]
+            self._print(render_alert(finding, self._name), style)
 
     def on_probe(
         self,
@@ -182,7 +206,7 @@ class ConsoleView:
             if code not in standing and code not in self._cleared:
                 self._cleared.add(code)
                 gone = replace(self._told[code], cleared_step=history.last_step)
-                self._print(render_alert(gone))
+                self._print(render_alert(gone, self._name))
         if self._mode == "live":
             self._refresh(history, findings, health, overhead)
 
@@ -251,7 +275,7 @@ class ConsoleView:
                 self._panel_done = True
                 return
             if self._panel is None:
-                self._panel = LivePanel(stream, self._width)
+                self._panel = LivePanel(stream, self._width, self._name)
             self._panel.update(history, findings, health, overhead)
 
     def _stop_panel(self) -> None:

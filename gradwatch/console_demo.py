@@ -17,8 +17,16 @@ from rich.table import Table
 from rich.text import Text
 
 from gradwatch.console_layers import health_style, table_rows
-from gradwatch.console_report import SEVERITY_STYLES, to_text
-from gradwatch.console_text import MISSING, decades, inert, number, percent, plain_for
+from gradwatch.console_report import SEVERITY_STYLES, limit_text, to_text
+from gradwatch.console_text import (
+    MISSING,
+    decades,
+    inert,
+    measured,
+    number,
+    percent,
+    plain_for,
+)
 from gradwatch.demo_nets import DemoNet, Outcome
 from gradwatch.findings import Health
 from gradwatch.report import Report
@@ -257,7 +265,9 @@ def _deciding(outcome: Outcome) -> tuple[str, str, str]:
     if not finding.evidence:
         return MISSING, "", ""
     item = finding.evidence[0]
-    limit = f", limit {number(item.limit, 3)}" if item.limit is not None else ""
+    limit = f", limit {limit_text(item)}" if item.limit is not None else ""
+    if item.unit in ("share", "step"):
+        return f"{inert(item.quantity)} {measured(item.value, item.unit)}", "", limit
     value = inert(f"{item.quantity} {number(item.value, 3)}")
     return value, inert(f" {item.unit}" if item.unit else ""), limit
 

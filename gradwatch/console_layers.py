@@ -30,6 +30,7 @@ from gradwatch.findings import Health
 from gradwatch.records import Coverage
 from gradwatch.report import ChainSummary, LayerSummary, Report, TimeSummary
 from gradwatch.report_words import count
+from gradwatch.rules.wording import named
 from gradwatch.settings import Settings
 
 HEALTH_STYLES = {
@@ -218,7 +219,7 @@ def _legend(
     if scale.layer:
         parts.append(
             f"gradient: its norm at the layer's output, log scale; full bar = "
-            f"{compact(10**scale.high)} ({shorten(scale.layer, 24)}), empty = "
+            f"{compact(10**scale.high)} ({shorten(named(scale.layer), 24)}), empty = "
             f"{scale.span:g} decades less."
         )
         parts.append(f"vs top: decades above {_top_name(report)}.")
@@ -236,7 +237,8 @@ def _legend(
 def _top_name(report: Report) -> str:
     for chain in report.chains:
         if chain.points:
-            return f"the top of the trunk ({shorten(chain.points[-1].label, 24)})"
+            top = shorten(named(chain.points[-1].label), 24)
+            return f"the top of the trunk ({top})"
     return "the last hidden layer"
 
 
@@ -257,7 +259,8 @@ def trunk_lines(report: Report, width: int) -> Iterator[RenderableType]:
 def _trunk(chain: ChainSummary, report: Report, width: int) -> str:
     points = len(chain.points)
     if chain.decades is None or not points:
-        return f"from {shorten(chain.source, 30)}: {count(points, 'point')}, too few"
+        source = shorten(named(chain.source), 30)
+        return f"from {source}: {count(points, 'point')}, too few"
     norms = [
         point.grad_norm if point.grad_norm is not None else math.nan
         for point in chain.points
@@ -290,20 +293,21 @@ def time_lines(report: Report, width: int) -> Iterator[RenderableType]:
 
 def _time(profile: TimeSummary, width: int) -> Iterator[RenderableType]:
     steps = len(profile.norms)
-    name = shorten(profile.layer, max(12, width - 50))
+    name = shorten(named(profile.layer), max(12, width - 50))
     direction = "" if profile.direction == "forward" else f", {profile.direction}"
     spark = sparkline(profile.norms, min(40, width - 30))
     yield Text(f"  {name}{inert(direction)}, {count(steps, 'time step')}:")
     yield Text(f"    first {spark} last")
     parts = []
     lost, gained = profile.decades_lost, profile.decades_gained
-    if lost is not None and lost >= 0.05 and lost >= (gained or 0.0):
+    fades = lost is not None and lost >= 0.05 and lost >= (gained or 0.0)
+    if fades:
         parts.append(f"loses {lost:.1f} decades on its way back")
     elif gained is not None and gained >= 0.05:
         parts.append(f"gains {gained:.1f} decades on its way back")
     else:
         parts.append("keeps its size on its way back")
-    if profile.horizon is not None:
+    if fades and profile.horizon is not None:
         share = percent(profile.horizon_share)
         beyond = ", beyond this sequence" if profile.horizon > steps else ""
         parts.append(

@@ -22,6 +22,7 @@ from gradwatch.console_text import MISSING, compact, decades, inert, number
 from gradwatch.findings import Finding, Health
 from gradwatch.history import History
 from gradwatch.report_words import headline
+from gradwatch.rules.loss_curve import last_loss
 
 #: Seconds between two refreshes at least (chosen: faster than one can read).
 _LEAST_GAP_S = 0.25
@@ -35,12 +36,16 @@ class LivePanel:
     Args:
         stream: A terminal.
         width: Width; the terminal's, up to 80, if None.
+        name: What the user calls the model.
     """
 
-    def __init__(self, stream: TextIO, width: int | None = None) -> None:
+    def __init__(
+        self, stream: TextIO, width: int | None = None, name: str = ""
+    ) -> None:
         console = Console(
             file=stream, width=width, force_jupyter=False, highlight=False
         )
+        self._name = name
         self._width = min(console.width, _MOST_WIDTH)
         self._live = Live(console=console, auto_refresh=False, transient=True)
         self._proxies: tuple[Any, ...] = ()
@@ -68,7 +73,9 @@ class LivePanel:
             # If the program is killed, its terminal keeps its cursor.
             self._live.console.show_cursor(True)
             self._proxies = (sys.stdout, sys.stderr)
-        panel = render_panel(history, findings, health, overhead, self._width)
+        panel = render_panel(
+            history, findings, health, overhead, self._width, self._name
+        )
         self._live.update(panel, refresh=True)
 
     def print(self, item: RenderableType) -> bool:
@@ -142,6 +149,7 @@ def render_panel(
     health: Health,
     overhead: float | None,
     width: int,
+    name: str = "",
 ) -> RenderableType:
     """Return the panel: step, loss, gradient, D, update, health and cost.
 
@@ -151,17 +159,18 @@ def render_panel(
         health: Verdict on the network.
         overhead: Share of training time that gradwatch took, if known.
         width: Width of the panel.
+        name: What the user calls the model.
 
     Returns:
         The panel.
     """
-    losses = list(history.losses())
+    loss = last_loss(history)
     norms = [p.grad_norm for p in history.pulses if p.grad_norm is not None]
     cost = f"{number(round(overhead * 100, 2))} %" if overhead is not None else MISSING
     numbers = Table.grid(padding=(0, 2, 0, 0))
     pairs = (
         ("step", str(history.last_step)),
-        ("loss", number(losses[-1][1], 4) if losses else "not known"),
+        ("loss", number(loss, 4) if loss is not None else "not known"),
         ("grad norm", compact(norms[-1]) if norms else MISSING),
         ("D", decades(_largest_decades(history))),
         ("update", compact(_median_update(history))),
@@ -177,7 +186,8 @@ def render_panel(
     return Panel(
         body,
         title=Text.assemble(
-            "gradwatch ", (health.name.replace("_", "-"), health_style(health))
+            f"gradwatch {inert(name)} " if name else "gradwatch ",
+            (health.name.replace("_", "-"), health_style(health)),
         ),
         title_align="left",
         width=width,

@@ -25,11 +25,12 @@ from gradwatch.console_layers import (
     time_lines,
     trunk_lines,
 )
-from gradwatch.console_text import duration, inert, number, percent
+from gradwatch.console_text import MISSING, duration, inert, measured, number, percent
 from gradwatch.findings import Evidence, Finding, Health, Severity, Trend
 from gradwatch.records import Coverage
 from gradwatch.report import Report
-from gradwatch.report_words import count, name_layers
+from gradwatch.report_words import count, in_words, name_layers
+from gradwatch.rules.wording import named
 
 SEVERITY_STYLES = {
     Severity.CRITICAL: "bold red",
@@ -92,7 +93,10 @@ def _section(title: str, parts: Iterator[RenderableType]) -> Iterator[Renderable
 
 def _header(report: Report) -> Iterator[RenderableType]:
     style = health_style(report.health)
-    yield Rule(Text("gradwatch", style="bold"), align="left", style=style)
+    run = report.run
+    own = f" {inert(run.name)}" if run.name not in ("", run.model) else ""
+    title = Text.assemble(("gradwatch", "bold"), own)
+    yield Rule(title, align="left", style=style)
     name = "NO VERDICT" if report.health is Health.UNKNOWN else report.health.name
     yield Text.assemble(
         (name.replace("_", "-"), style), "  ", (inert(report.sentence), "bold")
@@ -141,7 +145,7 @@ def finding_card(finding: Finding, order: dict[str, int]) -> RenderableType:
     if finding.layers:
         rows.add_row("layers", Text(_layers(finding.layers, order)))
     if finding.origin is not None and finding.origin not in finding.layers[:1]:
-        rows.add_row("starts at", Text(inert(finding.origin)))
+        rows.add_row("starts at", Text(inert(named(finding.origin))))
     for index, item in enumerate(finding.evidence):
         rows.add_row("" if index else "evidence", _evidence(item))
     for index, text in enumerate(finding.consequences):
@@ -167,14 +171,19 @@ def _layers(layers: tuple[str, ...], order: dict[str, int]) -> str:
     )
 
 
+def limit_text(item: Evidence) -> str:
+    """Return the limit of an evidence; its unit stands with the value."""
+    unit = item.unit if item.unit == "share" else ""
+    return MISSING if item.limit is None else measured(item.limit, unit)
+
+
 def _evidence(item: Evidence) -> Text:
-    unit = f" {inert(item.unit)}" if item.unit else ""
     text = Text.assemble(
-        inert(item.quantity), " ", (f"{number(item.value, 3)}{unit}", "bold")
+        inert(item.quantity), " ", (measured(item.value, item.unit), "bold")
     )
     if item.limit is not None:
-        text.append(f", limit {number(item.limit, 3)}")
-    where = [inert(item.layer)] if item.layer is not None else []
+        text.append(f", limit {limit_text(item)}")
+    where = [inert(named(item.layer))] if item.layer is not None else []
     first, last = item.steps
     where.append(f"step {last}" if first == last else f"steps {first} to {last}")
     if item.note:
@@ -221,21 +230,21 @@ def _coverage(report: Report) -> Iterator[str]:
     for reason in seen.reasons:
         because = f": {reason.reason}" if reason.reason else ""
         what = _COVERAGE_WORDS[reason.coverage]
-        yield f"{what}: {name_layers(reason.layers)}{because}"
+        yield f"{what}: {in_words(reason.layers)}{because}"
 
 
 def _rules(report: Report) -> Iterator[str]:
-    if report.checked:
-        codes = ", ".join(rule.code for rule in report.checked)
-        first = min(rule.steps[0] for rule in report.checked)
-        last = max(rule.steps[1] for rule in report.checked)
+    # What could not be judged any more was judged up to a step of its own.
+    for last in sorted({rule.steps[1] for rule in report.checked}, reverse=True):
+        rules = [rule for rule in report.checked if rule.steps[1] == last]
+        first = min(rule.steps[0] for rule in rules)
         over = f"steps {first} to {last}" if last > first else f"step {first}"
-        yield f"checked over {over}: {codes}"
+        yield f"checked over {over}: {', '.join(rule.code for rule in rules)}"
     by_reason: dict[str, list[str]] = {}
     for rule in report.not_checked:
         by_reason.setdefault(rule.reason, []).append(rule.code)
-    for reason, rules in by_reason.items():
-        yield f"not checked: {', '.join(rules)} ({reason})"
+    for reason, codes in by_reason.items():
+        yield f"not checked: {', '.join(codes)} ({reason})"
     if report.ignored_count:
         yield f"{count(report.ignored_count, 'finding')} ignored, as asked"
 
@@ -246,7 +255,7 @@ def _cleared(report: Report) -> Iterator[str]:
             f" to {finding.cleared_step}" if finding.cleared_step is not None else ""
         )
         yield (
-            f"{finding.code} {finding.name} in {name_layers(finding.layers)}: steps "
+            f"{finding.code} {finding.name} in {in_words(finding.layers)}: steps "
             f"{finding.since_step}{until}"
             if finding.layers
             else f"{finding.code} {finding.name}: steps {finding.since_step}{until}"

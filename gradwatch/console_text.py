@@ -113,6 +113,15 @@ def percent(share: float | None) -> str:
     return f"{share:.0%}"
 
 
+def measured(value: float, unit: str) -> str:
+    """Return a value with its unit, such as `5.8 decades`, `97%` or `step 556`."""
+    if unit == "share":
+        return percent(value)
+    if unit == "step":
+        return f"step {value:.0f}"
+    return f"{number(value, 3)} {inert(unit)}" if unit else number(value, 3)
+
+
 def duration(seconds: float) -> str:
     """Return a time, such as `3.2 ms`, `1.4 s` or `5 min`."""
     if seconds < 1:

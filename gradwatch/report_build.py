@@ -31,6 +31,7 @@ from gradwatch.report import (
     UncheckedRule,
 )
 from gradwatch.report_words import next_step, sentence
+from gradwatch.rules.loss_curve import last_loss
 from gradwatch.rules.time_profiles import fading, growing, horizon
 from gradwatch.settings import Settings
 from gradwatch.structure import LayerInfo, Structure
@@ -131,7 +132,6 @@ def _badness(finding: Finding, health: Health) -> tuple[object, ...]:
 
 
 def _facts(run: RunFacts, history: History) -> RunFacts:
-    losses = list(history.losses())
     pulses = history.pulses
     latest = history.latest
     rates = [r.lr for r in history.probes if r.lr is not None]
@@ -144,7 +144,7 @@ def _facts(run: RunFacts, history: History) -> RunFacts:
         "probe_steps": tuple(probe.step for probe in history.probes),
         "loss_known": history.first_loss is not None,
         "first_loss": history.first_loss,
-        "last_loss": losses[-1][1] if losses else None,
+        "last_loss": last_loss(history),
         "lr": rates[-1] if rates else None,
         "loss_scale": scales[-1] if scales else 1.0,
         "clipped_share": (
@@ -302,6 +302,8 @@ def _time_profiles(
 
 def _time_summary(profile: TimeProfile, settings: Settings) -> TimeSummary:
     lost, gained = fading(profile.norms), growing(profile.norms)
+    # A peak on the way has a far side too, but no horizon where the gradient grows.
+    fades = lost is not None and (gained is None or lost.decades > gained.decades)
     return TimeSummary(
         layer=profile.layer,
         direction=profile.direction,
@@ -309,7 +311,7 @@ def _time_summary(profile: TimeProfile, settings: Settings) -> TimeSummary:
         how=profile.how,
         decades_lost=lost.decades if lost is not None else None,
         decades_gained=gained.decades if gained is not None else None,
-        horizon=horizon(profile.norms, settings.horizon_share),
+        horizon=horizon(profile.norms, settings.horizon_share) if fades else None,
         horizon_share=settings.horizon_share,
         spectral_radius=profile.spectral_radius,
         singular_value=profile.singular_value,

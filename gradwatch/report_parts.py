@@ -196,6 +196,7 @@ class RunFacts(ReportPart):
         gradwatch: Version of gradwatch.
         python: Version of Python.
         torch: Version of PyTorch.
+        name: What the user calls the model; its class name unless one was given.
         model: Class name of the model.
         num_parameters: Entries of all parameters.
         optimizers: Class names of the optimizers that stepped.
@@ -206,17 +207,20 @@ class RunFacts(ReportPart):
         probe_steps: Steps of the probes in memory (from the history).
         loss_known: Whether the loss was known at any step (from the history).
         first_loss: First known loss (from the history).
-        last_loss: Newest known loss (from the history).
+        last_loss: Newest known loss, NaN where it is known to be none since (from the
+            history).
         lr: Newest learning rate (from the history).
         loss_scale: Newest loss scale; None if unknown (from the history).
         clipped_share: Share of the pulses in memory that were clipped; None if clipping
             was not measured (from the history).
+        failure: The error of gradwatch's own that ended the watch; empty without one.
         notes: Anything else that a reader must know, one sentence each.
     """
 
     gradwatch: str = __version__
     python: str = Field(default_factory=platform.python_version)
     torch: str = Field(default_factory=lambda: metadata.version("torch"))
+    name: str = ""
     model: str = ""
     num_parameters: int = 0
     optimizers: tuple[str, ...] = ()
@@ -231,4 +235,5 @@ class RunFacts(ReportPart):
     lr: float | None = None
     loss_scale: float | None = 1.0
     clipped_share: float | None = None
+    failure: str = ""
     notes: tuple[str, ...] = ()

@@ -8,10 +8,13 @@ from collections.abc import Mapping, Sequence
 
 from gradwatch.findings import Finding, Health
 from gradwatch.report import Report
+from gradwatch.rules.wording import named
 from gradwatch.settings import Settings
 
 _NUMBER = re.compile(r"\d+")
 _SPELLED_OUT = 3
+#: Steps over those up to the newest probe from which it counts as old (chosen).
+_OLD = 2
 
 
 def sentence(report: Report, settings: Settings) -> str:
@@ -25,6 +28,13 @@ def sentence(report: Report, settings: Settings) -> str:
         A sentence.
     """
     steps, probes = report.run.steps, len(report.run.probe_steps)
+    if report.run.failure:
+        text = (
+            f"gradwatch stopped at step {steps} after an error of its own: no verdict "
+            "on what came later."
+        )
+        first = next((f for f in report.findings if f.is_alarm), None)
+        return text if first is None else f"{text} Before that: {headline(first)}"
     if not steps:
         return "No optimizer step of this model was seen, so there is nothing to judge."
     if not probes:
@@ -35,7 +45,7 @@ def sentence(report: Report, settings: Settings) -> str:
         weights = report.coverage.weight_layers_observed
         return (
             f"No sign of a gradient defect in {count(weights, 'weight layer')} over "
-            f"{_over(report)}{also}."
+            f"{_over(report)}{also}{_last_look(report)}."
         )
     if report.findings:
         first = report.findings[0]
@@ -68,6 +78,11 @@ def next_step(report: Report, settings: Settings) -> str:
     Returns:
         One or two sentences.
     """
+    if report.run.failure:
+        return (
+            "Training was not affected. Please report the error, with the traceback of "
+            f"the warning that came with it: {report.run.failure}"
+        )
     if not report.run.steps:
         return (
             "Train inside the `with` block, or call `watch.step()` after each step of "
@@ -82,7 +97,7 @@ def next_step(report: Report, settings: Settings) -> str:
         reason = report.coverage.reasons[0]
         because = f" ({reason.reason})" if reason.reason else ""
         return (
-            f"Make more layers visible: {name_layers(reason.layers)} could not be "
+            f"Make more layers visible: {in_words(reason.layers)} could not be "
             f"seen{because}."
         )
     if len(report.run.probe_steps) < settings.healthy_probes:
@@ -93,16 +108,24 @@ def next_step(report: Report, settings: Settings) -> str:
 def _checked(report: Report) -> str:
     done = count(len(report.checked), "rule")
     probes = _probes(len(report.run.probe_steps))
-    text = f"{done} checked at {probes} over {_over(report)}"
+    of = f" (of {report.run.steps:,})" if _last_look(report) else ""
+    text = f"{done} checked at {probes} over {_over(report)}{of}"
     left = len(report.not_checked)
     return f"{text}; {left} could not be judged here." if left else f"{text}."
 
 
 def _over(report: Report) -> str:
     probed = report.run.probe_steps
-    first = min(probed, default=0)
-    last = max(report.run.steps - 1, *probed) if probed else report.run.steps - 1
+    first, last = min(probed, default=0), max(probed, default=0)
     return f"steps {first} to {last}" if last > first else f"step {first}"
+
+
+def _last_look(report: Report) -> str:
+    """Say how old the newest probe is, if most of the training came after it."""
+    steps, last = report.run.steps, max(report.run.probe_steps, default=0)
+    if steps <= _OLD * (last + 1):
+        return ""
+    return f"; gradwatch last looked at every layer at step {last:,} of {steps:,}"
 
 
 def _probes(number: int) -> str:
@@ -118,6 +141,11 @@ def headline(finding: Finding) -> str:
     """Return the first clause of a finding's message as a sentence."""
     first = re.split(r"; |(?<=[^.])\. ", finding.message, maxsplit=1)[0]
     return first.rstrip(" .;") + "."
+
+
+def in_words(layers: Sequence[str]) -> str:
+    """Return a list of layers for a sentence, where a bare number is `layer 22`."""
+    return name_layers([named(layer) for layer in layers])
 
 
 def name_layers(layers: Sequence[str], order: Mapping[str, int] | None = None) -> str:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Iterable
+
 from gradwatch.detector import Detector, health_of, layer_health
-from gradwatch.findings import Health
+from gradwatch.findings import Finding, Health
+from gradwatch.history import History
 from gradwatch.observer import Observer
 from gradwatch.report import CheckedRule, Overhead, Report, RunFacts, UncheckedRule
 from gradwatch.report_build import build_report
 from gradwatch.rules import RULES
 from gradwatch.settings import Settings
+from gradwatch.structure import Structure
 
 
 def compose_report(
@@ -18,6 +23,7 @@ def compose_report(
     settings: Settings,
     model_name: str,
     num_parameters: int,
+    name: str | None = None,
     notes: tuple[str, ...] = (),
 ) -> Report:
     """Return the report on what an observer has seen so far.
@@ -28,6 +34,7 @@ def compose_report(
         settings: The limits in use.
         model_name: Class name of the model.
         num_parameters: Entries of its parameters.
+        name: What the user calls the model.
         notes: What else a reader must know.
 
     Returns:
@@ -38,19 +45,10 @@ def compose_report(
     health = health_of(standing, history, structure, settings)
     if observer.hooks.failure is not None and health is Health.HEALTHY:
         health = Health.UNKNOWN  # nothing is known of what came after
-    checked, unchecked = [], []
-    for rule in RULES:
-        reason = rule.unmet(history, structure, settings)
-        if reason is not None:
-            unchecked.append(
-                UncheckedRule(code=rule.code, name=rule.name, reason=reason)
-            )
-            continue
-        steps = history.window(settings.max_probes)
-        checked.append(CheckedRule(code=rule.code, name=rule.name, steps=steps))
-    if observer.hooks.failure is not None:
-        cause = observer.hooks.failure.strip().rsplit("\n", 1)[-1]
-        notes = (*notes, f"gradwatch met an error of its own and detached: {cause}")
+    checked, unchecked = what_was_checked(
+        history, structure, settings, (*standing, *detector.cleared)
+    )
+    failure = (observer.hooks.failure or "").strip().rsplit("\n", 1)[-1]
     if observer.step == 0 and observer.foreign_optimizers:
         names = ", ".join(sorted(observer.foreign_optimizers))
         notes = (
@@ -70,16 +68,74 @@ def compose_report(
         layer_health=layer_health(standing, history, structure, settings),
         overhead=_overhead(observer, settings),
         run=RunFacts(
+            name=name or model_name,
             model=model_name,
             num_parameters=num_parameters,
             optimizers=observer.optimizer_names,
             device=observer.device,
             steps=max(observer.step, history.last_step + 1),
+            failure=failure,
             notes=notes,
         ),
         checked=checked,
         not_checked=unchecked,
     )
+
+
+def what_was_checked(
+    history: History,
+    structure: Structure,
+    settings: Settings,
+    findings: Iterable[Finding],
+) -> tuple[list[CheckedRule], list[UncheckedRule]]:
+    """Tell the rules that could be judged at some kept probe from the others.
+
+    The newest probe alone would not do: after a NaN there is no trunk to judge any
+    more, and what was judged before it was judged all the same.
+
+    Args:
+        history: What was measured.
+        structure: The network.
+        settings: The limits.
+        findings: Standing and cleared findings: their rules were judged.
+
+    Returns:
+        Rules with the first and last step at which they were judged, and the others
+        with what is missing at the newest probe.
+    """
+    judged: dict[str, tuple[int, int]] = {}
+    for finding in findings:
+        last = max((item.steps[1] for item in finding.evidence), default=0)
+        last = max(last, finding.since_step, finding.cleared_step or 0)
+        judged[finding.code] = (finding.since_step, last)
+    reasons = {rule.code: rule.unmet(history, structure, settings) for rule in RULES}
+    # A rule that can be judged now is asked again only until its first step is known.
+    asked = [rule for rule in RULES if history.latest is not None]
+    past = History(settings.max_probes, settings.max_pulses)
+    pulses = deque(history.pulses)
+    for probe in history.probes:
+        while pulses and pulses[0].step <= probe.step:
+            past.add_pulse(pulses.popleft())
+        past.add_probe(probe)
+        for rule in tuple(asked):
+            if rule.unmet(past, structure, settings) is not None:
+                continue
+            first, last = judged.get(rule.code, (probe.step, probe.step))
+            judged[rule.code] = (min(first, probe.step), max(last, probe.step))
+            if reasons[rule.code] is None:
+                asked.remove(rule)
+    newest = history.window(1)[1]
+    checked, unchecked = [], []
+    for rule in RULES:
+        code, name, reason = rule.code, rule.name, reasons[rule.code]
+        first, last = judged.get(code, (newest, newest))
+        if reason is None:
+            last = max(last, newest)
+        elif code not in judged:
+            unchecked.append(UncheckedRule(code=code, name=name, reason=reason))
+            continue
+        checked.append(CheckedRule(code=code, name=name, steps=(first, last)))
+    return checked, unchecked
 
 
 def _overhead(observer: Observer, settings: Settings) -> Overhead:

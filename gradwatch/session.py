@@ -45,6 +45,7 @@ def watch(
     on_finding: Callable[[Finding], None] | None = None,
     scaler: Any = None,
     ignore: Iterable[str] = (),
+    name: str | None = None,
 ) -> Watch:
     """Watch a model while it trains; the loop around it stays as it is.
 
@@ -65,6 +66,8 @@ def watch(
         on_finding: Called with each finding when it is confirmed.
         scaler: The gradient scaler; normally found by itself.
         ignore: Codes, optionally with a layer pattern: `GW302`, `GW103:encoder.*`.
+        name: What alerts and the report call the model, to tell two of them apart; its
+            class name if None.
 
     Returns:
         The live watch.
@@ -83,6 +86,7 @@ def watch(
             f"`scaler` (={_kind(scaler)}) must be a gradient scaler such as "
             "torch.amp.GradScaler; leave it out and it is found by itself."
         )
+    _check_name(name)
     key = (
         options,
         _patterns("include", include, model),
@@ -92,13 +96,14 @@ def watch(
         id(loss_fn),
         id(on_finding),
         id(scaler),
+        name,
     )
     watches = _live.setdefault(model, [])
     watches[:] = [live for live in watches if not live.closed]
     for live in watches:
         if live.key == key:
             return live
-    new = Watch(model, options, key, console, on_finding, scaler, loss_fn)
+    new = Watch(model, options, key, console, on_finding, scaler, loss_fn, name)
     watches.append(new)
     return new
 
@@ -163,6 +168,13 @@ def _some_names(model: nn.Module) -> str:
     return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
 
 
+def _check_name(name: object) -> None:
+    if name is not None and not (isinstance(name, str) and name.strip()):
+        raise SettingsError(
+            f"`name` (={_kind(name)}) must be text such as 'generator', or None."
+        )
+
+
 def _check_callable(name: str, value: object) -> None:
     if value is not None and not callable(value):
         raise SettingsError(f"`{name}` (={_kind(value)}) must be callable or None.")
@@ -198,6 +210,7 @@ class Watch:
         on_finding: Callable[[Finding], None] | None,
         scaler: Any,
         loss_fn: LossFn | None,
+        name: str | None,
     ) -> None:
         self.key = key
         self.closed = False
@@ -205,12 +218,13 @@ class Watch:
         self.loss_fn = loss_fn
         self._settings = settings
         self._model = weakref.ref(model)
+        self._name = name
         self._model_name = type(model).__name__
         self._num_parameters = count_entries(model.parameters())
         self._detector = Detector(settings, ignore=key[4])
         self._on_finding = on_finding
         self._announced: set[tuple[str, Severity]] = set()
-        self._view = _console_view(console)
+        self._view = _console_view(console, name)
         self._report_printed = False
         reference = weakref.ref(self)
 
@@ -307,6 +321,7 @@ class Watch:
             settings=self._settings,
             model_name=self._model_name,
             num_parameters=self._count(),
+            name=self._name,
         )
 
     # -- inside -------------------------------------------------------------------
@@ -343,7 +358,7 @@ class Watch:
             self._on_finding(finding)
 
 
-def _console_view(console: ConsoleMode | None) -> ConsoleView | None:
+def _console_view(console: ConsoleMode | None, name: str | None) -> ConsoleView | None:
     """Return the console of this process; only rank 0 prints."""
     distributed = torch.distributed
     if console is None or (
@@ -352,4 +367,4 @@ def _console_view(console: ConsoleMode | None) -> ConsoleView | None:
         and distributed.get_rank() != 0
     ):
         return None
-    return ConsoleView(console)
+    return ConsoleView(console, name=name or "")

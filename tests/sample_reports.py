@@ -247,7 +247,11 @@ def dead():
         layers=sick,
         message="97% of the units of layers.2 were never active over 3 probes.",
         help="Look at the biases and the inputs of layers.2.",
-        evidence=(Evidence("dead units", 0.97, 0.9, "", (10, 50), "layers.2"),),
+        evidence=(
+            Evidence(
+                "share of units never active", 0.97, 0.9, "share", (10, 50), "layers.2"
+            ),
+        ),
         since_step=10,
         affected=("layers.0", "layers.1"),
     )
@@ -296,7 +300,7 @@ def recurrent():
         message="The gradient of rnn loses 5.2 decades over 63 time steps.",
         help="What lies before the horizon cannot be learned.",
         evidence=(
-            Evidence("loss over time", 5.2, 3.0, "decades", (2, 2), "rnn"),
+            Evidence("gradient lost through time", 5.2, 3.0, "decades", (2, 2), "rnn"),
             Evidence("spectral radius", 0.83, None, "", (2, 2), "rnn", "context only"),
         ),
     )
@@ -344,6 +348,7 @@ def non_finite():
         message="block.2 turns finite inputs into Inf in the forward pass at step 2.",
         help="Look at what block.2 divides by or raises to a power.",
         evidence=(
+            Evidence("NaN or Inf first seen at", 2, None, "step", (2, 3), "block.2"),
             Evidence(
                 "largest input", math.inf, None, "", (2, 2), "block.2", "was finite"
             ),
@@ -359,6 +364,44 @@ def non_finite():
         findings=(finding,),
         health=Health.NON_FINITE,
         layer_health={"block.2": Health.NON_FINITE},
+    )
+
+
+def failed():
+    """A named network; gradwatch met an error of its own at step 51."""
+    finding = make_finding(
+        "GW103",
+        name="dead-units",
+        health=Health.DEAD,
+        severity=Severity.NOTE,
+        layers=("2",),
+        message="60% of the units of layer 2 were never active over 3 probes.",
+        help="Look at the biases and the inputs of layer 2.",
+        evidence=(
+            Evidence("share of units never active", 0.6, 0.5, "share", (10, 50)),
+        ),
+        origin="0",
+    )
+    return plain_network(
+        6,
+        0.4,
+        name="{}",
+        findings=(finding,),
+        health=Health.UNKNOWN,
+        run=RunFacts(
+            gradwatch="0.1.0",
+            torch="2.13.0",
+            python="3.12.3",
+            name="generator",
+            model="Sequential",
+            num_parameters=24960,
+            failure="ZeroDivisionError: division by zero",
+        ),
+        checked=[
+            CheckedRule(code="GW101", name="-", steps=(0, 2)),
+            CheckedRule(code="GW103", name="-", steps=(0, 50)),
+            CheckedRule(code="GW301", name="-", steps=(0, 50)),
+        ],
     )
 
 
@@ -426,6 +469,7 @@ SAMPLES = {
         dead,
         recurrent,
         non_finite,
+        failed,
         nothing_trained,
         long_network,
         half_seen,

@@ -36,6 +36,7 @@ from gradwatch.console_text import (
     decades,
     duration,
     inert,
+    measured,
     number,
     percent,
     plain_for,
@@ -43,6 +44,7 @@ from gradwatch.console_text import (
     sparkline,
 )
 from gradwatch.findings import Confidence, Health, Severity
+from gradwatch.report import RunFacts
 from gradwatch.testing import make_chain, make_history, make_pulses, make_step
 from tests.sample_reports import (
     SAMPLES,
@@ -204,10 +206,42 @@ def test_alert_says_when_what_and_where():
         "layers.8 and layers.0 (0.72 a layer): a smooth slope. More: gradwatch "
         "explain GW101",
     ]
+    late = make_finding(since_step=80)
+    assert render_alert(late).startswith("gradwatch: step 80: CRITICAL GW101")
     gone = make_finding(cleared_step=70)
     assert render_alert(gone) == (
         "gradwatch: step 70: GW101 vanishing-gradient is gone (it stood since step 0)"
     )
+
+
+def test_alert_names_a_layer_once_and_the_model_where_it_has_a_name():
+    """Two networks of one class can be told apart; a number is called a layer."""
+    rnn = make_finding(layers=("rnn",), message="The gradient of rnn loses 5 decades.")
+    head, line = render_alert(rnn, "generator").splitlines()
+    assert head == "gradwatch generator: step 50: CRITICAL GW101 vanishing-gradient"
+    assert line.startswith("  The gradient of rnn loses 5 decades. More:")
+    other = make_finding(layers=("fc1",), message="The gradient of fc10 loses 5.")
+    assert "  fc1: The gradient of fc10" in render_alert(other)
+    bare = make_finding(layers=("22",), message="22% of the outputs are saturated.")
+    assert "  layer 22: 22% of" in render_alert(bare)
+
+
+def test_the_name_of_the_model_is_in_the_header_and_inert():
+    """Only one that the user gave."""
+    run = RunFacts(name=HOSTILE, model="Net")
+    text = report_text(plain_network(6, run=run))
+    assert text.startswith("gradwatch [red]x[/red]\\x1b[2J")
+    assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]", text)
+    plain = plain_network(6, run=RunFacts(name="Net", model="Net"))
+    assert report_text(plain).startswith("gradwatch ─")
+
+
+def test_values_are_shown_with_their_unit():
+    """Shares in percent, a step as a step."""
+    assert measured(1.0, "share") == "100%"
+    assert measured(556, "step") == "step 556"
+    assert measured(5.76, "decades") == "5.76 decades"
+    assert measured(0.02, "") == "0.02"
 
 
 def test_alarms_are_told_once_and_again_when_they_get_worse():

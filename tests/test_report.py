@@ -2,19 +2,21 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradwatch.console import report_text
 from gradwatch.errors import ReportError
 from gradwatch.findings import Confidence, Health, Severity
 from gradwatch.records import Coverage, LayerRecord, ParameterRecord
 from gradwatch.report import SCHEMA_VERSION, LayerSummary, Report, RunFacts
 from gradwatch.report_build import shown_probe
-from gradwatch.report_words import count, headline, name_layers
+from gradwatch.report_words import count, headline, in_words, name_layers
 from gradwatch.settings import Settings
-from gradwatch.testing import make_history, make_pulses, make_step
+from gradwatch.testing import make_history, make_pulses, make_step, make_time_profile
 from tests.sample_reports import (
     SAMPLES,
     healthy,
@@ -50,7 +52,7 @@ def test_json_is_strict_and_names_the_levels():
     assert finding["severity"] == "critical"
     assert finding["confidence"] == "high"
     assert finding["url"].endswith("/non-finite/")
-    assert finding["evidence"][0]["value"] == "Infinity"
+    assert finding["evidence"][1]["value"] == "Infinity"
 
 
 @given(st.floats(), st.floats(allow_nan=False), st.text())
@@ -200,6 +202,44 @@ def test_healthy_report_says_what_was_checked_and_over_which_steps():
     )
 
 
+def test_an_old_look_is_not_stretched_over_the_whole_training():
+    """The steps are those of the probes; how old the last one is, is said."""
+    run = RunFacts(steps=300)
+    report = plain_network(6, health=Health.HEALTHY, run=run)
+    assert report.sentence == (
+        "No sign of a gradient defect in 6 weight layers over steps 0 to 50; gradwatch "
+        "last looked at every layer at step 50 of 300."
+    )
+    assert "at 7 probes over steps 0 to 50 (of 300);" in report.next_step
+    recent = plain_network(6, health=Health.HEALTHY, run=RunFacts(steps=80))
+    assert recent.sentence.endswith("over steps 0 to 50.")
+
+
+def test_an_error_of_ours_is_the_first_thing_said():
+    """What stood before it is said after it, and what to do is to report it."""
+    report = SAMPLES["failed"]()
+    stopped = (
+        "gradwatch stopped at step 51 after an error of its own: no verdict on what "
+        "came later."
+    )
+    assert report.sentence == stopped
+    assert report.next_step.startswith("Training was not affected. Please report")
+    assert report.next_step.endswith(": ZeroDivisionError: division by zero")
+    run = RunFacts(failure="ValueError: x")
+    sick = plain_network(6, findings=(make_finding(),), run=run)
+    assert sick.sentence == (
+        f"{stopped} Before that: The gradient loses 5.8 decades between layers.8 and "
+        "layers.0."
+    )
+
+
+def test_layers_with_numbers_for_names_read_as_layers_in_a_sentence():
+    """A list keeps the plain names."""
+    assert in_words(["0", "2", "4", "6"]) == "layer 0 … layer 6 (4 layers)"
+    assert in_words(["22", "head"]) == "layer 22, head"
+    assert name_layers(["22", "head"]) == "22, head"
+
+
 def test_nothing_trained_is_said():
     """A watch without a step judges nothing and says how to train under it."""
     report = SAMPLES["nothing_trained"]()
@@ -307,6 +347,34 @@ def test_run_facts_come_from_the_history_unless_they_are_given():
     assert (run.steps, run.first_loss, run.last_loss) == (4, 2.0, 1.0)
     assert (run.lr, run.clipped_share, run.loss_scale) == (0.1, 1.0, 8.0)
     assert make_report(history=history, run=RunFacts(steps=9)).run.steps == 9
+
+
+def test_the_last_loss_is_nan_where_it_is_known_to_be():
+    """Told as NaN, or not recognised any more in an output full of NaN."""
+    told = make_history(make_step(0), pulses=make_pulses(losses=[2.0, math.nan]))
+    assert math.isnan(make_report(history=told).run.last_loss)
+    good, bad = (
+        LayerRecord("a", 0, 0),
+        LayerRecord("head", 0, 1, math.nan, output_finite=False, grad_finite=False),
+    )
+    probes = make_step(0, loss=2.0), make_step(1, loss=9.0)
+    silent = make_history(*probes, make_step(2, layers=[good, bad]))
+    assert math.isnan(make_report(history=silent).run.last_loss)
+    masked = replace(bad, grad_norm=1.0, grad_finite=True)
+    silent = make_history(*probes, make_step(2, layers=[good, masked]))
+    assert make_report(history=silent).run.last_loss == 9.0
+
+
+def test_a_gradient_that_grows_back_through_time_has_no_horizon():
+    """The far side of its peak is no way that it fades."""
+    grows = make_time_profile(norms=[1.0, 3.0, 10.0, 5.0, 1.0, 0.5])
+    fades = make_time_profile(decades=5.0)
+    step = make_step(0, time_profiles=[grows, fades])
+    first, second = make_report(history=make_history(step)).time_profiles
+    assert (first.horizon, second.horizon is None) == (None, False)
+    text = report_text(make_report(history=make_history(step)))
+    assert "gains 1.3 decades on its way back" in text
+    assert text.count("horizon") == 1
 
 
 def test_settings_in_the_report_are_those_that_differ():

@@ -17,6 +17,25 @@ def steps_known(history: History) -> int:
     return steps[-1] - steps[0] if len(steps) >= 2 else 0
 
 
+def last_loss(history: History) -> float | None:
+    """Return the newest known loss; NaN where the output has become NaN since.
+
+    A cross-entropy is not recognised in NaN: without this, the last good loss would
+    stand for what came after.
+    """
+    known = list(history.losses())
+    if not known:
+        return None
+    step, loss = known[-1]
+    newest = history.latest
+    if newest is None or newest.step <= step:
+        return loss
+    seen = [layer for layer in newest.layers if layer.output_finite is not None]
+    last = max(seen, key=lambda layer: layer.order, default=None)
+    flags = (last.output_finite, last.grad_finite) if last is not None else ()
+    return math.nan if flags == (False, False) else loss
+
+
 def is_flat(history: History, settings: Settings, min_steps: int) -> bool | None:
     """Say whether the loss has hardly fallen.
 

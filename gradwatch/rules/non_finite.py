@@ -101,7 +101,7 @@ class NonFinite(Rule):
             ),
             evidence=(
                 Evidence(
-                    "first step with NaN or Inf",
+                    "NaN or Inf first seen at",
                     seen.first_step,
                     None,
                     "step",

@@ -34,6 +34,7 @@ def train(model: nn.Module, batch: torch.Tensor) -> gradwatch.Report:
         console=None,
         on_finding=lambda found: None,
         ignore=["GW302"],
+        name="encoder",
     ) as watch:
         assert_type(watch, gradwatch.Watch)
         watch.log(loss=model(batch).mean())
