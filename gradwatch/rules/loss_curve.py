@@ -59,6 +59,14 @@ def is_learning(history: History, settings: Settings) -> bool:
     return ratio is not None and ratio <= settings.learning_loss_ratio
 
 
+def has_jumped(history: History) -> bool:
+    """Whether the loss was known to be above twice its first value at any step."""
+    first = history.first_loss
+    if first is None or first <= 0:
+        return False
+    return any(loss >= RISEN * first for _, loss in history.losses())
+
+
 def has_risen(history: History) -> bool:
     """Whether the loss is known and above twice its first value."""
     ratio = history.loss_ratio()
