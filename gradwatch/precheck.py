@@ -137,13 +137,19 @@ def _loss(twin: nn.Module, batch: Any, loss_fn: LossFn | None) -> tuple[Tensor, 
     own = getattr(output, "loss", None)
     if _is_scalar(own):
         return own, "loss"
+    if _is_scalar(output):
+        return output, "loss"
     parts = [t for t in tensors_in(output) if t.requires_grad]
     if not parts:
         raise ModelError(
             "`model` returned no tensor with a gradient for `batch` "
             f"(={_describe(batch)}); pass a `loss_fn(model, batch)`."
         )
-    terms = [(part * torch.randn_like(part)).sum() / len(part) for part in parts]
+    terms = [
+        (part * torch.randn_like(part)).sum() / (len(part) if part.dim() else 1)
+        for part in parts
+        if part.numel()
+    ]
     return torch.stack([term.float() for term in terms]).sum(), "random cotangent"
 
 

@@ -103,13 +103,15 @@ def _unrolled(
             if cell is None:
                 return
             state = _initial(capture, layer * directions + direction, rows, dtype)
-            states = _run(cell, layer_input, state, running, reverse=direction == 1)
+            states, carried = _run(
+                cell, layer_input, state, running, reverse=direction == 1
+            )
             name = "reverse" if direction else "forward"
             if module.num_layers > 1:
                 name = f"{name}, stacked layer {layer}"
             profiles.append((capture.layer, name, states))
-            finals.append(states[-1])
-            hidden = torch.stack([step[0] for step in states])
+            finals.append(carried[-1])
+            hidden = torch.stack([step[0] for step in carried])
             outputs.append(hidden.flip(0) if direction else hidden)
         layer_input = torch.cat(outputs, dim=-1)
     targets, cotangents = _targets(capture, layer_input, finals, output_grad, rows)
@@ -125,9 +127,6 @@ def _unrolled(
         stacked = torch.stack(
             [torch.cat(mine[i : i + width], -1) for i in range(0, len(mine), width)]
         )
-        if running is not None:
-            order = running.flip(0) if name.startswith("reverse") else running
-            stacked = stacked * order.unsqueeze(-1)
         yield Replayed(label, name, torch.linalg.vector_norm(stacked, dim=(1, 2)))
 
 
@@ -190,19 +189,25 @@ def _run(
     running: Tensor | None,
     *,
     reverse: bool,
-) -> list[State]:
-    """Return the state after each step; padding leaves a state as it is."""
-    states = []
+) -> tuple[list[State], list[State]]:
+    """Return the states that the cell made and those that were carried on.
+
+    They differ in padding, which leaves a state as it is: what the cell makes of it is
+    dropped and so has no gradient.
+    """
+    made, carried = [], []
     steps: Sequence[int] = range(sequence.shape[0])
     for step in reversed(steps) if reverse else steps:
         new = cell(sequence[step], state)
         if running is not None:
             keep = running[step].unsqueeze(1)
             pairs = zip(new, state, strict=True)
-            new = tuple(torch.where(keep, after, before) for after, before in pairs)
-        state = new
-        states.append(state)
-    return states
+            state = tuple(torch.where(keep, after, before) for after, before in pairs)
+        else:
+            state = new
+        made.append(new)
+        carried.append(state)
+    return made, carried
 
 
 def _cell(
