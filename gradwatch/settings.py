@@ -178,8 +178,11 @@ class Settings(BaseModel):
     )
 
     flat_loss_steps: Count = Field(
-        default=10,
-        description="Consequence: steps the loss must be known over to count as flat.",
+        default=20,
+        description=(
+            "Consequence: steps the loss must be known over to count as flat (chosen: "
+            "many networks that learn well have not begun to after ten steps)."
+        ),
     )
     learning_loss_ratio: Share = Field(
         default=0.5,

@@ -80,7 +80,7 @@ def test_it_does_not_fire_on(probes, losses):
 
 UNMET = {
     "no update": (make_step(20, parameters=[]), "no applied update"),
-    "first steps": (probe(5, 1e-6), "fewer than 10 steps"),
+    "first steps": (probe(5, 1e-6), "fewer than 20 steps"),
     "zero rate": (probe(20, 0.0, lr=0.0), "learning rate is zero"),
 }
 

@@ -72,13 +72,13 @@ def test_four_decades_with_a_consequence_are_critical():
 
 
 def test_a_flat_loss_is_a_consequence():
-    """Where the loss is known over ten steps and has not fallen."""
-    step = make_step(12, chains=[make_chain(decades=2.5)])
-    flat = make_pulses(losses=[2.3] * 13)
+    """Where the loss is known over twenty steps and has not fallen."""
+    step = make_step(22, chains=[make_chain(decades=2.5)])
+    flat = make_pulses(losses=[2.3] * 23)
     assert judge(make_history(step, pulses=flat)).severity is Severity.WARNING
-    falling = make_pulses(losses=[2.3 * 0.9**i for i in range(13)])
+    falling = make_pulses(losses=[2.3 * 0.9**i for i in range(23)])
     assert judge(make_history(step, pulses=falling)).severity is Severity.NOTE
-    short = make_pulses(losses=[2.3] * 5)
+    short = make_pulses(losses=[2.3] * 15)
     assert judge(make_history(step, pulses=short)).severity is Severity.NOTE
 
 
@@ -211,9 +211,9 @@ def test_the_scale_of_the_loss_changes_nothing(decades, exponent, low):
 def test_reasons_are_joined_as_a_sentence_is():
     """Commas, and one `and` before the last."""
     step = make_step(
-        12, chains=[make_chain(decades=4.5)], parameters=starved(), layers=weak()
+        22, chains=[make_chain(decades=4.5)], parameters=starved(), layers=weak()
     )
-    flat = make_pulses(losses=[2.3] * 13)
+    flat = make_pulses(losses=[2.3] * 23)
     message = judge(make_history(step, pulses=flat)).message
     reasons = message.partition("; ")[2]
     assert reasons == (
