@@ -9,6 +9,7 @@ where it joins the stream that owns the rest.
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -241,8 +242,11 @@ def _owns(
     streams: list[tuple[str, list[list[Point]]]],
     join: Point,
 ) -> bool:
-    """Whether a stream reaches a shared point by the shortest way (a skip path)."""
-    lengths = {}
+    """Whether a stream reaches a shared point by the fewest weight layers (a skip path).
+
+    Of streams that are as close, a side input and the main stream, the longer one.
+    """
+    lengths: dict[int, tuple[int, int]] = {}
     for other, (source, segments) in enumerate(streams):
         flat = [point.index for segment in segments for point in segment]
         if join.index not in flat:
@@ -253,21 +257,28 @@ def _owns(
         else:
             call = next(c for c in graph.sources if c.layer == source)
             below = graph.output_index(call) or 0
-        lengths[other] = _distance(graph, join.index, below)
+        lengths[other] = (_weights_between(graph, join.index, below), -position)
     return lengths[number] == min(lengths.values())
 
 
-def _distance(graph: Graph, start: int, goal: int) -> int:
-    """Return the number of edges on the shortest way down from `start` to `goal`."""
-    level, seen, steps = [start], {start}, 0
-    while level:
-        if goal in level:
-            return steps
-        below = dict.fromkeys(c for i in level for c in graph.children[i])
-        level = [i for i in below if i not in seen]
-        seen.update(level)
-        steps += 1
-    return steps
+def _weights_between(graph: Graph, start: int, goal: int) -> int:
+    """Return the fewest weight layers passed on a way down from `start` to `goal`."""
+    queue = deque([(0, start)])
+    seen: set[int] = set()
+    while queue:
+        passed, index = queue.popleft()
+        if index == goal:
+            return passed
+        if index in seen:
+            continue
+        seen.add(index)
+        for child in graph.children[index]:
+            call = graph.outputs_of.get(child)
+            if child != goal and call is not None and call.weight:
+                queue.append((passed + 1, child))
+            else:
+                queue.appendleft((passed, child))
+    return len(graph.nodes)
 
 
 def find_spans(graph: Graph) -> tuple[ResidualSpan, ...]:
@@ -287,9 +298,9 @@ def find_spans(graph: Graph) -> tuple[ResidualSpan, ...]:
 
 
 def _norm_side(graph: Graph, join: int, body: Sequence[Call]) -> str | None:
-    if graph.norm_that_alone_reads(join) is not None:
-        return "post"
-    return "pre" if body[0].norm else None
+    if body[0].norm:
+        return "pre"  # also of the last block, whose sum the final norm reads
+    return "post" if graph.norm_that_alone_reads(join) is not None else None
 
 
 def _body(graph: Graph, left: int, right: int) -> list[Call]:
