@@ -103,7 +103,8 @@ class Observer:
         self._modules: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
         self._parameters: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
         self._watched: frozenset[int] = frozenset()
-        self._owned: dict[int, tuple[int, frozenset[int]]] = {}
+        self._owned: dict[int, tuple[weakref.ref[Optimizer], int, frozenset[int]]] = {}
+        self._optimizer_kinds: dict[str, None] = {}
         self._in_optimizer: set[int] = set()
         self._clock: weakref.ref[Optimizer] | None = None
         self._clock_missed = 0
@@ -156,6 +157,8 @@ class Observer:
         clock = self._clock() if self._clock is not None else None
         alive = [o for o in (ref() for ref in self.optimizers) if o is not None]
         alive.sort(key=lambda optimizer: optimizer is not clock)
+        if not alive:  # the function that made them has returned
+            return tuple(self._optimizer_kinds)
         return tuple(type(optimizer).__name__ for optimizer in alive)
 
     @property
@@ -298,17 +301,21 @@ class Observer:
     def _owned_ids(self, optimizer: Optimizer) -> frozenset[int]:
         count = sum(len(group["params"]) for group in optimizer.param_groups)
         known = self._owned.get(id(optimizer))
-        if known is not None and known[0] == count:
-            return known[1]
+        if known is not None and known[0]() is optimizer and known[1] == count:
+            return known[2]
         ids = frozenset(
             id(p) for group in optimizer.param_groups for p in group["params"]
         )
         mine = ids & self._watched
-        self._owned[id(optimizer)] = (count, mine)
+        reference = weakref.ref(optimizer)
+        self._owned[id(optimizer)] = (reference, count, mine)
         if mine:
             self._in_optimizer |= mine
+            self._optimizer_kinds.setdefault(type(optimizer).__name__)
             if not any(ref() is optimizer for ref in self.optimizers):
-                self.optimizers.append(weakref.ref(optimizer))
+                # Not in place: a loop may be walking through it.
+                alive = [ref for ref in self.optimizers if ref() is not None]
+                self.optimizers = [*alive, reference]
         return mine
 
     def _is_clock(self, optimizer: Optimizer) -> bool:
@@ -692,8 +699,8 @@ def _unscales_inside(optimizer: Optimizer | None) -> bool:
 def _find_scaler() -> Any:
     """Return the gradient scaler among the calling frames of an optimizer step.
 
-    Only frames of torch's scaler are looked into: before Python 3.13 a look at a frame's
-    locals keeps them, and so the user's batch and outputs, alive as long as the frame.
+    Only frames of torch's scaler are looked into: before Python 3.13 a look at the
+    locals of a frame keeps them, the user's batch and outputs too, as long as it lives.
     """
     frame: FrameType | None = sys._getframe(1)
     for _ in range(40):

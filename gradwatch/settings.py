@@ -401,7 +401,7 @@ class Settings(BaseModel):
         """
         file = Path(path)
         fields = _read_config(file)
-        tool = fields.get("tool")
+        tool = fields.get("tool") if isinstance(fields, Mapping) else None
         if isinstance(tool, Mapping):
             fields = tool.get("gradwatch", {})
         if not isinstance(fields, Mapping):
@@ -412,7 +412,7 @@ class Settings(BaseModel):
         return cls.from_mapping(fields, origin=str(file))
 
 
-def _read_config(file: Path) -> Mapping[str, Any]:
+def _read_config(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -436,7 +436,7 @@ def _read_config(file: Path) -> Mapping[str, Any]:
     )
 
 
-def _read_yaml(file: Path, text: str) -> Mapping[str, Any]:
+def _read_yaml(file: Path, text: str) -> Any:
     try:
         import yaml
     except ImportError:

@@ -242,9 +242,10 @@ def _owns(
     streams: list[tuple[str, list[list[Point]]]],
     join: Point,
 ) -> bool:
-    """Whether a stream reaches a shared point by the fewest weight layers (a skip path).
+    """Return whether what follows a shared point is a stream's.
 
-    Of streams that are as close, a side input and the main stream, the longer one.
+    It is the stream's that passes the fewest weight layers on its way there (a skip
+    path); of streams that are as close, a side input and the main stream, the longer's.
     """
     lengths: dict[int, tuple[int, int]] = {}
     for other, (source, segments) in enumerate(streams):

@@ -1,4 +1,4 @@
-"""The gradient through time equals a loop unrolled by hand, for each recurrent module."""
+"""The gradient through time equals a loop unrolled by hand."""
 
 import pytest
 import torch
