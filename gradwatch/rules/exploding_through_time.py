@@ -9,6 +9,7 @@ from gradwatch.history import History
 from gradwatch.records import TimeProfile
 from gradwatch.rules.base import Rule
 from gradwatch.rules.exploding_gradient import consequence
+from gradwatch.rules.loss_curve import is_learning
 from gradwatch.rules.time_profiles import TimeChange, growing, time_unmet
 from gradwatch.rules.vanishing_through_time import recurrent_context
 from gradwatch.rules.wording import because, named, unique
@@ -27,9 +28,10 @@ class ExplodingThroughTime(Rule):
         loss reads, for each direction of each recurrent layer. Steps after the last
         non-zero one are padding.
 
-        It is a warning by itself: no healthy recurrent network of the measurements
-        gained 3 decades. It is critical from twice the limit, or when the updates are
-        huge, something is not finite or the loss has risen.
+        It is a warning by itself, and a note once the loss is known to have halved:
+        what the loss reads last may have nothing left to say. It is critical from twice
+        the limit, or when the updates are huge, something is not finite or the loss has
+        risen.
 
     Why it matters:
         The loss surface has walls: one step over them throws the weights far away.
@@ -39,7 +41,7 @@ class ExplodingThroughTime(Rule):
         - Gradient gained over time, unit decades, limit `exploding_time_decades`.
         - Median update ratio, no unit, limit `max_update_ratio`; forward growth, unit
           decades, limit `exploding_activation_decades`; newest loss over first, no
-          unit, limit 2.
+          unit, limits 2 and `learning_loss_ratio`.
         - Spectral radius and largest singular value of the recurrent weight, as
           context: they do not decide.
 
@@ -68,6 +70,7 @@ class ExplodingThroughTime(Rule):
         "exploding_time_decades",
         "max_update_ratio",
         "exploding_activation_decades",
+        "learning_loss_ratio",
     )
 
     def unmet(
@@ -105,8 +108,11 @@ class ExplodingThroughTime(Rule):
             steps,
             worst.layer,
         )
+        severity = Severity.CRITICAL if severe or reasons else Severity.WARNING
+        if not reasons and is_learning(history, settings):
+            severity = Severity.NOTE
         return self.finding(
-            severity=Severity.CRITICAL if severe or reasons else Severity.WARNING,
+            severity=severity,
             message=(
                 f"The gradient of {named(worst.layer)} gains {change.decades:.1f} "
                 f"decades over {change.start - change.end} time steps{way} "

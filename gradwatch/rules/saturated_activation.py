@@ -8,6 +8,7 @@ from gradwatch.findings import Evidence, Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.rules.base import Rule
 from gradwatch.rules.layer_signals import saturated_shares
+from gradwatch.rules.loss_curve import is_learning
 from gradwatch.rules.wording import named, some
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
@@ -19,7 +20,8 @@ class SaturatedActivation(Rule):
     What it does:
         Takes the share of saturated outputs of each hidden tanh and sigmoid, modules
         and function calls alike. Gates and output activations are left out: being
-        open or shut is their work. On a branch it is a note.
+        open or shut is their work. On a branch it is a note, and once the loss is known
+        to have halved: a tanh net that learns to be sure of itself saturates too.
 
     Why it matters:
         On the flat part the derivative is nearly zero, so the layer passes little
@@ -29,6 +31,7 @@ class SaturatedActivation(Rule):
         - Share of saturated outputs, unit share, limit `saturated_share`. A tanh output
           is saturated beyond `tanh_saturation`, a sigmoid output nearer than
           `sigmoid_saturation` to 0 or 1.
+        - Newest loss over first loss, no unit, limit `learning_loss_ratio`.
 
     Remedies:
         Fix the scale of the input or of the initialisation; batch norm before the
@@ -56,6 +59,7 @@ class SaturatedActivation(Rule):
         "saturated_share",
         "tanh_saturation",
         "sigmoid_saturation",
+        "learning_loss_ratio",
     )
 
     def unmet(
@@ -84,8 +88,9 @@ class SaturatedActivation(Rule):
         sick.sort(key=shares.__getitem__, reverse=True)
         worst = sick[0]
         others = f", and of {some(sick[1:])}" if len(sick) > 1 else ""
+        harmless = not on_trunk or is_learning(history, settings)
         return self.finding(
-            severity=Severity.WARNING if on_trunk else Severity.NOTE,
+            severity=Severity.NOTE if harmless else Severity.WARNING,
             message=(
                 f"{shares[worst]:.0%} of the outputs of the activation after "
                 f"{named(worst)}{others} are saturated."

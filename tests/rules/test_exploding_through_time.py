@@ -10,6 +10,7 @@ from gradwatch.settings import Settings
 from gradwatch.testing import (
     make_history,
     make_parameter,
+    make_pulses,
     make_step,
     make_structure,
     make_time_profile,
@@ -79,3 +80,12 @@ def test_the_scale_of_the_loss_changes_nothing(decades, exponent):
     before = RULE.judge(history, make_structure(), Settings())
     after = RULE.judge(scaled(history, 10**exponent), make_structure(), Settings())
     assert (before and before.severity) == (after and after.severity)
+
+
+def test_a_halved_loss_makes_a_note():
+    """What the loss reads last may have nothing left to say."""
+    pulses = make_pulses(losses=[2.0 * 0.95**step for step in range(51)])
+    step = make_step(50, time_profiles=[make_time_profile(decades=-4.0)])
+    history = make_history(step, pulses=pulses)
+    finding = RULE.judge(history, make_structure(), Settings())
+    assert finding.severity is Severity.NOTE

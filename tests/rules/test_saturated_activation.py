@@ -9,6 +9,7 @@ from gradwatch.structure import Role
 from gradwatch.testing import (
     make_activation,
     make_history,
+    make_pulses,
     make_step,
     make_structure,
 )
@@ -61,3 +62,11 @@ def test_it_says_why_it_cannot_judge():
     """No tanh or sigmoid."""
     reason = RULE.unmet(make_history(make_step()), make_structure(), Settings())
     assert "no hidden tanh" in reason
+
+
+def test_a_halved_loss_makes_a_note():
+    """A net that has become sure of itself saturates, and has learned."""
+    pulses = make_pulses(losses=[2.0 * 0.95**step for step in range(51)])
+    history = make_history(make_step(50, activations=[tanh(0.9)]), pulses=pulses)
+    finding = RULE.judge(history, make_structure(), Settings())
+    assert finding.severity is Severity.NOTE
