@@ -307,7 +307,8 @@ class Graph:
 
         An operand made of parameters and constants alone (transposed, masked,
         standardised, looked up in a table) is a weight. A parameter that first meets
-        data, such as a position bias that is added to attention scores, is not.
+        data, such as a position bias that is added to attention scores, is not. Nor is
+        a compiled region whose input is data without a gradient.
         """
         constant: list[frozenset[int] | None] = [None] * len(self.nodes)
         found: dict[int, frozenset[int]] = {}
@@ -325,7 +326,7 @@ class Graph:
                 read |= below or frozenset()
             if self.names[index].startswith(_LINEAR):
                 found[index] = frozenset(read)
-            elif not mixed:
+            elif not mixed and not self.names[index].startswith(_OPAQUE):
                 constant[index] = frozenset(read)
         return found
 

@@ -597,6 +597,9 @@ class Observer:
             lr=waiting.lr,
         )
         self.history.add_pulse(record)
+        origin = self._origin
+        if record.finite and origin is not None and record.step > origin.step:
+            self._origin = None  # it recovered; another NaN has another origin
         if self._is_spike(record):
             self.rhythm.burst(max(record.step, self.step))
 
@@ -643,7 +646,10 @@ class Observer:
             if waiting.context.loss is None:
                 waiting.context.loss = pulses[-1].loss
         record = build_record(waiting.probe, waiting.pending, waiting.context)
-        if record.non_finite is None and self._origin is not None:
+        if self._origin is not None and (
+            record.non_finite is None or self._origin.step < record.non_finite.step
+        ):
+            # After the first update every layer is NaN: the replay saw where it began.
             record = replace(record, non_finite=self._origin)
         self.history.add_probe(record)
         self.num_probes += 1
@@ -655,7 +661,7 @@ class Observer:
     def log_loss(self, loss: Any) -> None:
         """Note the loss of the current step; a tensor comes with the next transfer."""
         if isinstance(loss, Tensor):
-            self._loss = loss.detach()
+            self._loss = loss.detach().clone()  # a running sum may go on
         elif loss is not None:
             self._loss = float(loss)
 

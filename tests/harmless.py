@@ -196,3 +196,15 @@ def random_scalar(output):
         if tensor.requires_grad
     ]
     return sum(terms) if terms else None
+
+
+def probe_once(model, *inputs):
+    """Return the record and structure of one probe of a training step."""
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with watched(model, every=1) as watch:
+        out = model(*inputs)
+        out = out if isinstance(out, torch.Tensor) else out[0]
+        (out * torch.randn_like(out)).sum().backward()
+        optimizer.step()
+    return watch.history.first_probe, watch.structure
