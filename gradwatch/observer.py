@@ -289,6 +289,7 @@ class Observer:
             self._spend(started)
             self._pulse_cost = time.perf_counter() - started
 
+    _manual = False
     _pulse_cost = 0.0
     _num_backwards = 0
 
@@ -443,7 +444,9 @@ class Observer:
         started = time.perf_counter()
         if self._probe is not None:
             self._probe.at_step.read_gradients(dict(self._parameters), None, False)
+            self._probe.at_step.read_early_updates()
             self._probe.read_step()
+        self._manual = True
         reading = self._pulses.read_step()
         if reading is not None:
             reading.pending = reading.ledger.transfer()
@@ -500,6 +503,8 @@ class Observer:
         probe = Probe(dict(self._facts), self._modules, self.settings, self._units)
         probe.hook_tensor = self.hooks.hook_tensor  # type: ignore[method-assign]
         probe.hook_node = self.hooks.hook_node  # type: ignore[method-assign]
+        if self._manual:
+            probe.at_step.sample_early(dict(self._parameters))
         self._probe = probe
         self._probe_seconds = 0.0
         self._pulse_wanted = True

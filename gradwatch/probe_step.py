@@ -13,6 +13,7 @@ from gradwatch.recurrent import RecurrentCapture, Replayed, replay
 from gradwatch.settings import Settings
 from gradwatch.statistics import (
     Ledger,
+    Sampled,
     equal_rows,
     foreach_norms,
     plain,
@@ -42,6 +43,22 @@ class StepReadings:
         self._limit = settings.update_entries
         self._window = settings.dead_window
         self._units = units
+        self._early: dict[str, Sampled] = {}
+
+    def sample_early(self, parameters: Mapping[str, Tensor]) -> None:
+        """Sample the weights when the probe begins.
+
+        `watch.step()` may be called after the update: only then is it too late to see
+        the weights as they were.
+
+        Args:
+            parameters: Watched parameters by name.
+        """
+        for name, parameter in parameters.items():
+            if not is_lazy(parameter):
+                before = sample_parameter(parameter, self._limit)
+                if before is not None:
+                    self._early[name] = before
 
     def read_gradients(
         self, parameters: Mapping[str, Tensor], owned: set[int] | None, zeros: bool
@@ -66,7 +83,9 @@ class StepReadings:
             self.parameters[name] = entry
             if not parameter.requires_grad:
                 continue
-            entry.before = sample_parameter(parameter, self._limit)
+            entry.before = self._early.get(name) or sample_parameter(
+                parameter, self._limit
+            )
             if entry.before is not None:
                 entry.before_norm = self.ledger.add(entry.before.norm)
                 entry.entries = entry.before.entries.numel()
@@ -81,8 +100,15 @@ class StepReadings:
             if zeros:
                 entry.zeros = self.ledger.add(zero_share(grad))
 
+    def read_early_updates(self) -> None:
+        """Read what was applied since the probe began, where it was sampled then."""
+        for name, entry in self.parameters.items():
+            if name not in self._early:
+                entry.before = None
+        self.read_updates()
+
     def read_updates(self) -> None:
-        """Read what the optimizer applied, and replay recurrent layers."""
+        """Read what the optimizer applied."""
         for entry in self.parameters.values():
             if entry.before is None or entry.update is not None:
                 continue

@@ -277,8 +277,8 @@ class Watch:
     def step(self) -> None:
         """End a step of an optimizer that is not a `torch.optim.Optimizer`.
 
-        Call it after the backward pass and before the update, where gradients and
-        weights are as the update will see them.
+        Call it after each step, before the gradients are cleared. (Before the update
+        will do as well; update ratios are then those of the step before.)
         """
         self._observer.hooks.guard(self._observer.manual_step)
 

@@ -281,20 +281,26 @@ def test_outputs_of_a_module_called_twice_are_two_calls():
     assert records == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_manual_step_measures_what_it_can():
-    """An optimizer of one's own: gradients yes, updates no."""
+def test_a_manual_step_after_the_update_measures_it():
+    """An optimizer of one's own: from the second probe on, updates too."""
     model = net()
     with watched(model, every=1) as watch:
         for x, y in batches():
             model.zero_grad()
             F.cross_entropy(model(x), y).backward()
-            watch.step()
+            expected = {
+                name: float(0.1 * p.grad.norm() / p.detach().norm())
+                for name, p in model.named_parameters()
+            }
             with torch.no_grad():
                 for parameter in model.parameters():
                     parameter.sub_(0.1 * parameter.grad)
+            watch.step()
     assert watch.history.num_probes == STEPS
-    record = watch.history.latest
-    assert all(p.grad_norm > 0 for p in record.parameters)
-    assert all(p.update_ratio is None for p in record.parameters)
+    first, last = watch.history.probes[0], watch.history.latest
+    assert all(p.update_ratio is None for p in first.parameters)
+    assert all(p.grad_norm > 0 for p in last.parameters)
+    measured = {p.name: p.update_ratio for p in last.parameters}
+    assert measured == pytest.approx(expected, rel=1e-3)
     assert watch.history.pulses[-1].grad_norm > 0
     assert gradwatch.Report.model_validate(watch.report()).run.steps == STEPS
