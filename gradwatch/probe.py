@@ -41,7 +41,8 @@ from gradwatch.statistics import (
     zero_share,
 )
 from gradwatch.structure import Structure
-from gradwatch.trunk import Chain, build_structure, plan_chains
+from gradwatch.structure_build import build_structure
+from gradwatch.trunk import Chain, plan_chains
 
 _SATURATING = ("tanh", "sigmoid")
 #: Forwards kept that no backward has come for yet: the towers of one loss.

@@ -26,6 +26,7 @@ ORDER = (
     ("_version", "errors", "findings", "records", "settings"),
     ("statistics",),
     ("autograd_graph", "layers", "losses", "recurrent", "structure", "trunk"),
+    ("structure_build",),
     ("probe_entries", "probe_step", "probe", "probe_record", "pulse", "rhythm"),
     ("hooks", "nan_origin"),
     ("history",),
