@@ -43,8 +43,11 @@ def silent_layers(
     ]
     if not silent or not _loss_asks_for_more(history, structure, candidates):
         return (), 0
-    below_dead = _explained_by_dead(record, structure, settings)
-    left = [p for p in silent if p.layer not in below_dead]
+    explained = _explained_by_dead(record, structure, settings)
+    # A module with another weight that learns is connected: relative positions are
+    # never asked for where only one position is read.
+    explained |= {p.layer for p in candidates if p.grad_norm}
+    left = [p for p in silent if p.layer not in explained]
     layers = sorted({p.layer for p in left}, key=lambda name: _order(structure, name))
     return tuple(layers), min((p.zero_steps for p in left), default=0)
 

@@ -10,7 +10,7 @@ from gradwatch.records import StepRecord
 from gradwatch.rules.base import Rule
 from gradwatch.rules.depth_profile import DepthProfile, depth_profiles, depth_unmet
 from gradwatch.rules.layer_signals import weakest_signal
-from gradwatch.rules.loss_curve import is_flat
+from gradwatch.rules.loss_curve import is_flat, is_learning
 from gradwatch.rules.weight_updates import outside_workable_range, starvation
 from gradwatch.rules.wording import amount, because, named, relative, unique
 from gradwatch.settings import Settings
@@ -28,8 +28,9 @@ class VanishingGradient(Rule):
 
         Alone, a fading gradient is a note: Adam evens out small gradients. Together
         with a consequence it is a warning: the lower layers are updated far less than
-        the upper ones, the forward signal is lost too, or the loss stays flat. With
-        the graph unreadable, module order stands in and the finding stays a note.
+        the upper ones, the forward signal is lost too, or the loss stays flat. Once
+        the loss is known to have halved it is a note again. With the graph
+        unreadable, module order stands in and the finding stays a note.
 
     Why it matters:
         Layers near the input get too little gradient to learn from, so the network
@@ -46,7 +47,8 @@ class VanishingGradient(Rule):
         - Smallest sample signal of a hidden layer, no unit, limit `weak_signal`.
         - Newest loss over first loss, no unit, limit `flat_loss_ratio`, where the loss
           is known over `flat_loss_steps`; it does not count where the update ratios
-          (`min_update_ratio`, `max_update_ratio`) blame the learning rate.
+          (`min_update_ratio`, `max_update_ratio`) blame the learning rate. Halved at
+          `learning_loss_ratio`.
         - Layers whose gradient is below `layer_ratio` of the top's are listed; that
           limit never fires by itself.
 
@@ -91,6 +93,7 @@ class VanishingGradient(Rule):
         "weak_signal",
         "flat_loss_ratio",
         "flat_loss_steps",
+        "learning_loss_ratio",
         "min_update_ratio",
         "max_update_ratio",
     )
@@ -121,7 +124,7 @@ class VanishingGradient(Rule):
         reasons, context = consequence(history, structure, settings, worst)
         known = worst.chain.structure_known
         severity = Severity.NOTE
-        if reasons and known:
+        if reasons and known and not is_learning(history, settings):
             severe = worst.decades >= settings.severe_decades
             severity = Severity.CRITICAL if severe else Severity.WARNING
         sick = worst.beyond(settings.layer_ratio, above=False)

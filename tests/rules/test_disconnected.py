@@ -181,3 +181,10 @@ def test_layers_that_ran_with_gradients_off_are_named():
     assert judge(loss=1.0, before=[early], **muted).severity is Severity.NOTE
     frozen = weights({"layers.0"}, in_optimizer=False, grad_norm=None)
     assert judge(parameters=frozen, no_grad_layers=("layers.0",)) is None
+
+
+def test_a_layer_with_another_weight_that_learns_is_connected():
+    """Relative positions are never asked for where only one position is read."""
+    silent = make_parameter("layers.2", name="layers.2.position", **ZERO)
+    parameters = [*weights(set()), silent]
+    assert judge(parameters=parameters) is None

@@ -221,3 +221,11 @@ def test_reasons_are_joined_as_a_sentence_is():
         "layers.5 hardly depend on the input and the loss is still at 100% of its "
         "first value."
     )
+
+
+def test_a_halved_loss_makes_a_note():
+    """Whatever the lower layers get, the network learns."""
+    step = make_step(22, chains=[make_chain(decades=3.0)], parameters=starved())
+    falling = make_pulses(losses=[2.3 * 0.9**i for i in range(23)])
+    assert judge(make_history(step)).severity is Severity.WARNING
+    assert judge(make_history(step, pulses=falling)).severity is Severity.NOTE
