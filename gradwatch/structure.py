@@ -51,6 +51,7 @@ class LayerInfo:
             included; None if none was found before the next weight layer.
         norm: Class or function name of the norm between it and that activation.
         functional_activation: Whether that activation is a function call.
+        activation_module: Qualified name of that activation; None for a function.
     """
 
     name: str
@@ -66,6 +67,7 @@ class LayerInfo:
     activation: str | None = None
     norm: str | None = None
     functional_activation: bool = False
+    activation_module: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,7 +182,7 @@ def _with_graph(info: LayerInfo, graph: Graph, call: Call, trunk: bool) -> Layer
         return info
     node, norm = graph.following(call)
     activation = None if node is None else graph.activation_name(node)
-    functional = node is not None and graph.owner[node] is None
+    owner = None if node is None else graph.owner[node]
     role = info.role
     if graph.output_index(call) is not None:
         if graph.is_head(call):
@@ -195,5 +195,6 @@ def _with_graph(info: LayerInfo, graph: Graph, call: Call, trunk: bool) -> Layer
         role=role,
         activation=activation,
         norm=norm,
-        functional_activation=functional,
+        functional_activation=node is not None and owner is None,
+        activation_module=None if owner is None else owner.layer,
     )
