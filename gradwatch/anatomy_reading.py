@@ -1,0 +1,375 @@
+"""Reads a model's `Anatomy`: modules, optimizer and history in, plain data out."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterable, Mapping
+from statistics import median
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from gradwatch.anatomy import (
+    ActivationSite,
+    Anatomy,
+    InputFacts,
+    OptimizerFacts,
+    RecurrentFacts,
+    WeightFacts,
+)
+from gradwatch.history import History
+from gradwatch.layers import clean_name, peek
+from gradwatch.records import ActivationRecord, TimeProfile
+from gradwatch.statistics import plain, tensors_in
+from gradwatch.structure import LayerInfo, Role, Structure
+
+#: A clip factor below this is a clipped step (rounding is closer to 1).
+_CLIPPED = 0.999
+_RECURRENT = (nn.RNNBase, nn.RNNCellBase)
+
+
+def read_anatomy(
+    model: nn.Module,
+    structure: Structure,
+    history: History,
+    optimizers: Iterable[Optimizer] = (),
+    inputs: Any = None,
+) -> Anatomy:
+    """Return what code can change of a model, as plain data.
+
+    Args:
+        model: The model. Read only.
+        structure: Its structure at the last probe.
+        history: What was measured.
+        optimizers: The optimizers that stepped, the clock first.
+        inputs: Positional and keyword inputs of the last forward, if they are known.
+
+    Returns:
+        The anatomy.
+    """
+    modules = {clean_name(name): module for name, module in model.named_modules()}
+    weights = tuple(
+        _weight(info, modules[info.name])
+        for info in structure.weight_layers()
+        if info.name in modules
+        if info.order >= 0 and not isinstance(modules[info.name], _RECURRENT)
+    )
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
+    first = next(iter(optimizers), None)
+    return Anatomy(
+        model=type(model).__name__,
+        weights=weights,
+        sites=_sites(structure, history, modules),
+        recurrent=tuple(_recurrent(modules, structure, history)),
+        norms=tuple(i.name for i in structure.layers.values() if i.role is Role.NORM),
+        norm_first=tuple(
+            name
+            for name, module in modules.items()
+            if isinstance(
+                module, nn.TransformerEncoderLayer | nn.TransformerDecoderLayer
+            )
+            if not module.norm_first
+        ),
+        optimizer=None if first is None else optimizer_facts(first),
+        inputs=_inputs(inputs, structure, history),
+        dtype=str(parameter.dtype).removeprefix("torch.")
+        if parameter is not None
+        else "",
+        autocast=_autocast(history, parameter),
+        grad_clip=_grad_clip(history),
+        from_start=history.first_probe is not None and history.first_probe.step == 0,
+    )
+
+
+def optimizer_facts(optimizer: Optimizer) -> OptimizerFacts:
+    """Return what remedies must know of an optimizer."""
+    groups = optimizer.param_groups
+
+    def largest(key: str) -> float | None:
+        values = [group.get(key) for group in groups]
+        numbers = [float(v) for v in values if isinstance(v, float | int)]
+        return max(numbers) if numbers else None
+
+    return OptimizerFacts(
+        kind=type(optimizer).__name__,
+        lr=largest("lr") or 0.0,
+        momentum=largest("momentum") or 0.0,
+        weight_decay=largest("weight_decay") or 0.0,
+        eps=largest("eps"),
+        num_groups=len(groups),
+    )
+
+
+# -- weight layers -------------------------------------------------------------
+
+
+def _weight(info: LayerInfo, module: nn.Module) -> WeightFacts:
+    weight, bias = _entries(module, "weight"), _entries(module, "bias")
+    sizes = _sizes(module, info)
+    return WeightFacts(
+        layer=info.name,
+        kind=info.kind,
+        dims=len(getattr(module, "kernel_size", ())) if _is_conv(module) else 0,
+        fan_in=info.fan_in or 1,
+        fan_out=info.fan_out or 1,
+        in_size=sizes[0],
+        out_size=sizes[1],
+        std=0.0 if weight is None or weight.numel() < 2 else float(weight.std()),
+        bias_mean=None if bias is None else float(bias.mean()),
+        keeps_shape=_keeps_shape(module, sizes),
+        activation=info.activation,
+        norm=info.norm,
+        hidden=info.role is not Role.HEAD,
+    )
+
+
+def _entries(module: nn.Module, name: str) -> Tensor | None:
+    tensor = peek(module, name)
+    entries = None if tensor is None else plain(tensor)
+    return None if entries is None else entries.float()
+
+
+def _is_conv(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.conv._ConvNd)
+
+
+def _sizes(module: nn.Module, info: LayerInfo) -> tuple[int, int]:
+    """Return features or channels in and out."""
+    for names in (
+        ("in_features", "out_features"),
+        ("in_channels", "out_channels"),
+        ("nx", "nf"),  # transformers' Conv1D
+    ):
+        values = [getattr(module, name, None) for name in names]
+        if all(isinstance(value, int) for value in values):
+            return int(values[0] or 1), int(values[1] or 1)
+    return info.fan_in or 1, info.fan_out or 1
+
+
+def _keeps_shape(module: nn.Module, sizes: tuple[int, int]) -> bool:
+    if sizes[0] != sizes[1]:
+        return False
+    if not isinstance(module, nn.modules.conv._ConvNd):
+        return True
+    if isinstance(module.padding, str):
+        return module.padding == "same"
+    return not module.transposed and all(
+        stride == 1 and 2 * pad == dilation * (kernel - 1)
+        for stride, pad, dilation, kernel in zip(
+            module.stride,
+            module.padding,
+            module.dilation,
+            module.kernel_size,
+            strict=True,
+        )
+    )
+
+
+# -- activations ---------------------------------------------------------------
+
+
+def _sites(
+    structure: Structure, history: History, modules: Mapping[str, nn.Module]
+) -> tuple[ActivationSite, ...]:
+    seen: dict[str, ActivationRecord] = {}
+    for probe in history.probes:
+        seen |= {record.layer: record for record in probe.activations}
+    shared: dict[str, list[str]] = {}
+    for info in structure.layers.values():
+        if info.activation_module is not None:
+            shared.setdefault(info.activation_module, []).append(info.name)
+    sites = []
+    for info in structure.layers.values():
+        if info.activation is None or not info.is_weight:
+            continue
+        others = shared.get(info.activation_module or "", [])
+        reason = _why_not(info, seen.get(info.name), modules)
+        where = ""
+        if info.functional_activation:
+            where = where_called(info.name, info.activation, modules)
+        sites.append(
+            ActivationSite(
+                layer=info.name,
+                activation=info.activation,
+                module=info.activation_module,
+                shared_with=tuple(name for name in others if name != info.name),
+                where=where,
+                swappable=not reason,
+                reason=reason,
+            )
+        )
+    return tuple(sites)
+
+
+def _why_not(
+    info: LayerInfo, record: ActivationRecord | None, modules: Mapping[str, nn.Module]
+) -> str:
+    """Say why an activation must stay; empty if it need not."""
+    if info.role is Role.HEAD or (record is not None and not record.hidden):
+        return "output activation"
+    if record is not None and record.gate:
+        return "gate"
+    parts = info.name.split(".")
+    parents = (".".join(parts[:k]) for k in range(len(parts)))
+    if any(isinstance(modules.get(name), nn.MultiheadAttention) for name in parents):
+        return "inside attention"
+    if isinstance(modules.get(info.name), _RECURRENT):
+        return "after a recurrent layer"
+    return ""
+
+
+def where_called(layer: str, activation: str, modules: Mapping[str, nn.Module]) -> str:
+    """Return `file:line` of the class that calls an activation as a function.
+
+    The classes around the layer are searched from the inside out, first for the
+    function's name, then for the layer's own.
+
+    Args:
+        layer: The weight layer that it follows.
+        activation: Lower-case name of the function.
+        modules: The model's modules by name.
+
+    Returns:
+        `file:line`; empty if no source is at hand.
+    """
+    parts = layer.split(".")
+    word = re.compile(rf"\b{re.escape(activation)}_?\b")
+    fallback = ""
+    for end in range(len(parts) - 1, -1, -1):
+        parent = modules.get(".".join(parts[:end]))
+        if parent is None or type(parent).__module__.startswith("torch."):
+            continue
+        try:
+            file = inspect.getsourcefile(type(parent))
+            lines, first = inspect.getsourcelines(type(parent))
+        except (OSError, TypeError):
+            continue
+        if file is None:
+            continue
+        for offset, line in enumerate(lines):
+            code = line.partition("#")[0]
+            if word.search(code) and "def " not in code:
+                return f"{file}:{first + offset}"
+            if not fallback and "def forward" in code:
+                fallback = f"{file}:{first + offset}"
+    return fallback
+
+
+# -- recurrent layers ----------------------------------------------------------
+
+
+def _recurrent(
+    modules: Mapping[str, nn.Module], structure: Structure, history: History
+) -> Iterable[RecurrentFacts]:
+    profiles: dict[str, TimeProfile] = {}
+    for probe in history.probes:
+        profiles |= {profile.layer: profile for profile in probe.time_profiles}
+    for name, module in modules.items():
+        if not isinstance(module, _RECURRENT):
+            continue
+        info = structure.layers.get(name)
+        if info is None or info.order < 0 or not info.trainable:
+            continue
+        profile = profiles.get(name)
+        yield RecurrentFacts(
+            layer=name,
+            kind=_kind(module),
+            nonlinearity=str(getattr(module, "nonlinearity", "")),
+            input_size=int(module.input_size),
+            hidden_size=int(module.hidden_size),
+            num_layers=int(getattr(module, "num_layers", 1)),
+            bidirectional=bool(getattr(module, "bidirectional", False)),
+            batch_first=bool(getattr(module, "batch_first", False)),
+            steps=None if profile is None else len(profile.norms),
+            spectral_radius=None if profile is None else profile.spectral_radius,
+            gate_bias=_gate_bias(module),
+        )
+
+
+def _kind(module: nn.Module) -> str:
+    """Return the class name of torch that a recurrent module is or derives from."""
+    kinds = (nn.RNN, nn.LSTM, nn.GRU, nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+    return next(
+        (kind.__name__ for kind in kinds if isinstance(module, kind)),
+        type(module).__name__,
+    )
+
+
+def _gate_bias(module: nn.Module) -> float | None:
+    """Mean bias of the gate that keeps the state (second in torch: i f g o, r z n)."""
+    if not isinstance(module, nn.LSTM | nn.GRU | nn.LSTMCell | nn.GRUCell):
+        return None
+    size = int(module.hidden_size)
+    total = 0.0
+    for name in ("bias_ih", "bias_hh"):
+        bias = peek(module, name)
+        bias = peek(module, f"{name}_l0") if bias is None else bias
+        if bias is None:
+            return None
+        total += float(bias[size : 2 * size].float().mean())
+    return total
+
+
+# -- training ------------------------------------------------------------------
+
+
+def _inputs(
+    inputs: Any, structure: Structure, history: History
+) -> tuple[InputFacts, ...]:
+    floating = [
+        tensor
+        for tensor in tensors_in(inputs)
+        if tensor.is_floating_point() and tensor.numel() > 1
+    ]
+    latest = history.latest
+    sources = [chain.source for chain in latest.chains] if latest is not None else []
+    facts = []
+    for tensor in floating:
+        values = plain(tensor.detach())
+        if values is None:
+            continue
+        values = values.float()
+        facts.append(
+            InputFacts(
+                layer=_reader(tensor, sources, structure),
+                mean=float(values.mean()),
+                std=float(values.std()),
+                max_abs=float(values.abs().max()),
+            )
+        )
+    return tuple(facts)
+
+
+def _reader(tensor: Tensor, sources: list[str], structure: Structure) -> str:
+    """Return the source layer that can read a tensor, if just one can."""
+    fitting = []
+    for name in dict.fromkeys(sources):
+        info = structure.layers.get(name)
+        if info is not None and info.fan_in is not None:
+            axis = 1 if "Conv" in info.kind and tensor.dim() > 2 else -1
+            size = tensor.shape[axis] if tensor.dim() else 0
+            if size and info.fan_in % size == 0:
+                fitting.append(name)
+    return fitting[0] if len(fitting) == 1 else ""
+
+
+def _autocast(history: History, parameter: Tensor | None) -> str:
+    latest = history.latest
+    if latest is None or parameter is None:
+        return ""
+    half = "float16" in str(parameter.dtype) and "bfloat16" not in str(parameter.dtype)
+    return "float16" if latest.float16 and not half else ""
+
+
+def _grad_clip(history: History) -> float | None:
+    """Median norm after clipping, where more than half of the steps were clipped."""
+    read = [p for p in history.pulses if p.clip_factor is not None]
+    clipped = [
+        p.step_grad_norm
+        for p in read
+        if p.clip_factor is not None and p.clip_factor < _CLIPPED
+        if p.step_grad_norm is not None
+    ]
+    return median(clipped) if clipped and 2 * len(clipped) > len(read) else None
