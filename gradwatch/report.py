@@ -23,6 +23,7 @@ from pydantic import (
 from gradwatch._version import __version__
 from gradwatch.errors import ReportError
 from gradwatch.findings import Confidence, Finding, Health, Severity
+from gradwatch.recommendations import Rejection
 from gradwatch.report_parts import (
     ChainPoint,
     ChainSummary,
@@ -31,6 +32,7 @@ from gradwatch.report_parts import (
     CoverageSummary,
     LayerSummary,
     Overhead,
+    RecommendationField,
     ReportPart,
     RunFacts,
     TimeSummary,
@@ -97,6 +99,8 @@ class Report(ReportPart):
         findings: Findings that stand, worst first.
         cleared: Findings that came and went.
         ignored_count: Findings that the user chose to ignore.
+        recommendations: What may help, best first.
+        rejections: Remedies that were considered and left out, and why.
         layers: Layers in execution order.
         layers_step: Step of the probe that `layers` show; None without a probe.
         chains: Trunks, the main one first.
@@ -117,6 +121,8 @@ class Report(ReportPart):
     findings: tuple[FindingField, ...] = ()
     cleared: tuple[FindingField, ...] = ()
     ignored_count: int = 0
+    recommendations: tuple[RecommendationField, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
     layers: tuple[LayerSummary, ...] = ()
     layers_step: int | None = None
     chains: tuple[ChainSummary, ...] = ()

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from gradwatch.findings import HEALTH_ORDER, Finding, Health
 from gradwatch.history import History
+from gradwatch.recommendations import Recommendation, Rejection
 from gradwatch.records import (
     ActivationRecord,
     ChainRecord,
@@ -53,6 +54,8 @@ def build_report(
     run: RunFacts,
     checked: Sequence[CheckedRule],
     not_checked: Sequence[UncheckedRule],
+    recommendations: Sequence[Recommendation] = (),
+    rejections: Sequence[Rejection] = (),
 ) -> Report:
     """Compose a report. Reads its arguments and changes none.
 
@@ -70,6 +73,8 @@ def build_report(
             they were set.
         checked: Rules that were judged.
         not_checked: Rules that could not be judged.
+        recommendations: What may help, best first.
+        rejections: Remedies that were left out, and why.
 
     Returns:
         The report.
@@ -83,6 +88,8 @@ def build_report(
         "findings": ordered,
         "cleared": tuple(sorted(cleared, key=lambda f: f.since_step)),
         "ignored_count": ignored,
+        "recommendations": tuple(recommendations),
+        "rejections": tuple(rejections),
         "layers": _layers(record, structure, layer_health),
         "layers_step": record.step if record is not None else None,
         "chains": _chains(record),

@@ -3,14 +3,58 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
+from dataclasses import replace
 from importlib import metadata
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    WrapSerializer,
+)
 
 from gradwatch._version import __version__
 from gradwatch.findings import Health
+from gradwatch.recommendations import Recommendation
 from gradwatch.records import Coverage
 from gradwatch.structure import Role
+
+#: How a float that JSON has no number for is written; an option of such a name is read
+#: back as the float.
+_NON_FINITE = {"NaN", "Infinity", "-Infinity"}
+
+
+def _write_recommendation(
+    recommendation: Recommendation, write: SerializerFunctionWrapHandler
+) -> Any:
+    """Make the options a dict: a read-only mapping has no JSON."""
+    return write(replace(recommendation, options=dict(recommendation.options)))
+
+
+def _read_recommendation(value: Any) -> Any:
+    """Tell a float that was written as a word from a word."""
+    if not isinstance(value, Mapping):
+        return value
+    options = value.get("options", {})
+    if not isinstance(options, Mapping):
+        return value
+    read = {
+        name: float(item) if isinstance(item, str) and item in _NON_FINITE else item
+        for name, item in options.items()
+    }
+    return {**value, "options": read}
+
+
+#: A recommendation as a report holds it.
+RecommendationField = Annotated[
+    Recommendation,
+    BeforeValidator(_read_recommendation),
+    WrapSerializer(_write_recommendation),
+]
 
 
 class ReportPart(BaseModel):

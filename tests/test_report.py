@@ -108,7 +108,7 @@ def test_foreign_text_is_refused_with_the_reason(text, says):
 
 def test_fields_of_a_later_version_with_the_same_schema_are_left_out():
     """A new field does not make an old gradwatch refuse the file."""
-    fields = json.loads(healthy().to_json()) | {"recommendations": [{"a": 1}]}
+    fields = json.loads(healthy().to_json()) | {"forecasts": [{"a": 1}]}
     assert Report.from_json(json.dumps(fields)).health is Health.HEALTHY
     assert fields["schema_version"] == SCHEMA_VERSION
 
