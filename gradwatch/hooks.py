@@ -8,13 +8,12 @@ to an `Events` object; nothing is decided here.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -25,66 +24,13 @@ from torch.optim.optimizer import (
 )
 
 from gradwatch.errors import DetachedWarning
+from gradwatch.hook_events import Events, Inert, inside_functorch, is_nested_step
 from gradwatch.layers import walk
 
 Result = TypeVar("Result")
 
 
-class Events(Protocol):
-    """What a hook manager reports to."""
-
-    def on_root_forward(self, args: tuple[Any, ...], kwargs: Any) -> None:
-        """The watched module is about to run."""
-
-    def on_root_output(self, output: Any) -> None:
-        """The watched module has run."""
-
-    def on_module_enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """A module is about to run during a probe."""
-
-    def on_module_muted(self, module: nn.Module) -> None:
-        """A module is about to run with gradients off during a probe."""
-
-    def on_module_leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        """A module has run during a probe."""
-
-    def on_backward_end(self) -> None:
-        """All gradients of a backward pass have arrived."""
-
-    def owns(self, optimizer: Optimizer) -> bool:
-        """Whether the optimizer has watched parameters."""
-
-    def on_step_begin(self, optimizer: Optimizer) -> None:
-        """An optimizer is about to update; its gradients are final."""
-
-    def on_step_end(self, optimizer: Optimizer) -> None:
-        """An optimizer has updated."""
-
-    def on_closure_loss(self, loss: Any) -> None:
-        """A closure returned its loss."""
-
-    def on_failure(self) -> None:
-        """Hooks were removed after an error of ours."""
-
-
-class _Inert:
-    """A hook that a pickle or a deep copy replaces by a no-op of the standard library.
-
-    A closure would make `torch.save(model)` fail, and a copied hook would keep firing
-    into this process's recorder (facts A2).
-    """
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (getattr, (contextlib.nullcontext(), "__exit__"))
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return contextlib.nullcontext().__exit__
-
-    def __copy__(self) -> Any:
-        return contextlib.nullcontext().__exit__
-
-
-class _EnterHook(_Inert):
+class _EnterHook(Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
@@ -100,7 +46,7 @@ class _EnterHook(_Inert):
             manager.guard(manager.events.on_module_muted, module)
 
 
-class _LeaveHook(_Inert):
+class _LeaveHook(Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
@@ -114,7 +60,7 @@ class _LeaveHook(_Inert):
         self.manager.guard(self.manager.events.on_module_leave, module, args, output)
 
 
-class _RootEnterHook(_Inert):
+class _RootEnterHook(Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
@@ -123,22 +69,22 @@ class _RootEnterHook(_Inert):
             return
         if not self.manager.attached:
             self.manager.sweep()
-        elif torch.is_grad_enabled() and not _inside_functorch():
+        elif torch.is_grad_enabled() and not inside_functorch():
             self.manager.guard(self.manager.events.on_root_forward, args, kwargs)
 
 
-class _RootLeaveHook(_Inert):
+class _RootLeaveHook(Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        if self.manager.attached and not _inside_functorch():
+        if self.manager.attached and not inside_functorch():
             self.manager.guard(self.manager.events.on_root_output, output)
 
 
-class _BackwardEndHook(_Inert):
+class _BackwardEndHook(Inert):
     """Queues the engine callback twice: the second run is after DDP's reduction."""
 
     def __init__(self, manager: HookManager) -> None:
@@ -285,7 +231,7 @@ class HookManager:
         return (
             self.armed
             and torch.is_grad_enabled()
-            and not _inside_functorch()
+            and not inside_functorch()
             and threading.get_ident() == self._owner_thread()
         )
 
@@ -314,7 +260,7 @@ class HookManager:
         """Count an outermost step; wrap its closure if it has one."""
         key = id(optimizer)
         depth = self._depth.get(key, 0)
-        if depth > 0 and not _is_nested(optimizer):
+        if depth > 0 and not is_nested_step(optimizer):
             depth = 0  # an earlier step was left by an exception
         self._depth[key] = depth + 1
         if depth > 0:
@@ -399,7 +345,7 @@ class HookManager:
             )
 
 
-class _OptimizerPre(_Inert):
+class _OptimizerPre(Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
@@ -410,7 +356,7 @@ class _OptimizerPre(_Inert):
             return self.manager.step_begin(optimizer, args, kwargs)
 
 
-class _OptimizerPost(_Inert):
+class _OptimizerPost(Inert):
     def __init__(self, manager: HookManager) -> None:
         self.manager = manager
 
@@ -419,29 +365,6 @@ class _OptimizerPost(_Inert):
             return
         with self.manager.step_hook():
             self.manager.step_end(optimizer)
-
-
-def _is_nested(optimizer: Optimizer) -> bool:
-    """Whether this step runs inside another step of the same optimizer."""
-    frame, steps = sys._getframe(1).f_back, 0
-    while frame is not None:
-        if (
-            frame.f_code.co_name == "wrapper"
-            and frame.f_globals.get("__name__") == "torch.optim.optimizer"
-            and frame.f_locals.get("self") is optimizer
-        ):
-            steps += 1
-            if steps == 2:
-                return True
-        frame = frame.f_back
-    return False
-
-
-def _inside_functorch() -> bool:
-    """Whether a functorch transform (vmap, grad) wraps the tensors of this forward."""
-    functorch = getattr(torch._C, "_functorch", None)
-    peek = getattr(functorch, "peek_interpreter_stack", None)
-    return peek is not None and peek() is not None
 
 
 @contextlib.contextmanager

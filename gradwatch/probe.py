@@ -1,57 +1,40 @@
-"""One probe: from the hooks' tensors to a `StepRecord`.
+"""One probe: from the hooks' tensors to entries in a ledger.
 
 A `Probe` is armed from one step of the clock optimizer to the next. The forward hooks
-hand it module calls, the tensor hooks gradients; `begin_backward` reads the graph while
-it is whole; `read_gradients` runs before an optimizer step, `read_updates` after it.
-Everything is booked in one ledger, and `build` turns the numbers into a record.
+hand it module calls, the tensor hooks gradients; `begin_backward` has the graph read
+while it is whole; `at_step` reads what belongs to the optimizer step. Everything is
+booked in one ledger; `probe_record.py` turns the numbers into a record.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from gradwatch.autograd_graph import Call, Graph, Node
-from gradwatch.layers import ModuleFacts, own_parameters
-from gradwatch.probe_entries import (
-    ActivationEntry,
-    ChainEntry,
-    LayerEntry,
-    PointEntry,
-    UnitMemory,
-)
+from gradwatch.graph_nodes import Node
+from gradwatch.layers import ModuleFacts
+from gradwatch.probe_books import ProbeBooks
+from gradwatch.probe_entries import ActivationEntry, LayerEntry, UnitMemory
+from gradwatch.probe_graph import GraphReader
 from gradwatch.probe_step import StepReadings
 from gradwatch.recurrent import RecurrentCapture
 from gradwatch.settings import Settings
-from gradwatch.statistics import (
-    Ledger,
-    active_units,
-    l2_norm,
-    plain,
-    rms,
-    sample_signal,
-    saturated_share,
-    tensors_in,
-    zero_share,
-)
+from gradwatch.statistics import plain, rms, sample_signal, tensors_in
 from gradwatch.structure import Structure
 from gradwatch.structure_build import build_structure
-from gradwatch.trunk import Chain, plan_chains
 
-_SATURATING = ("tanh", "sigmoid")
 #: Forwards kept that no backward has come for yet: the towers of one loss.
 _MAX_UNREAD = 4
 #: Forwards measured a probe; micro-batches beyond tell nothing new.
 _MAX_FORWARDS = 256
 
 
-class Probe:
+class Probe(ProbeBooks):
     """Collects one probe.
 
     Args:
@@ -59,6 +42,8 @@ class Probe:
         modules: The modules by clean name.
         settings: Thresholds of saturation, and limits of what is read.
         units: Memory of inactive units, kept from probe to probe.
+        hook_tensor: Registers a guarded hook on a tensor.
+        hook_node: Registers a guarded prehook on an autograd node.
     """
 
     def __init__(
@@ -67,47 +52,34 @@ class Probe:
         modules: MutableMapping[str, nn.Module],
         settings: Settings,
         units: UnitMemory,
-        silent_outputs: frozenset[int] = frozenset(),
+        hook_tensor: Callable[[Tensor, Any], None],
+        hook_node: Callable[[Node, Any], None],
     ) -> None:
-        self._facts = facts
-        self._modules = modules
-        self._settings = settings
-        self.ledger = Ledger()
+        super().__init__(facts, modules, settings, hook_tensor, hook_node)
         self.at_step = StepReadings(self.ledger, settings, units)
-        self.layers: list[LayerEntry] = []
-        self.activations: list[ActivationEntry] = []
-        self.chains: list[ChainEntry] = []
-        self.structure: Structure | None = None
-        self.opaque = ""
         self.loss_ticket: int | None = None
+        self.loss_is_users = False
         self.scale_ticket: int | None = None
         self.backwards = 0
-        self.nodes_read = 0
-        self.batch_size: int | None = None
-        self.silent_outputs = silent_outputs
+        self.no_grad_layers: dict[str, None] = {}
+        self.float16 = False
+        self._reader = GraphReader(self)
         self._stack: list[tuple[int, LayerEntry | None]] = []
-        self._group = -1
         self._calls: dict[int, int] = {}
-        self._order = itertools.count()
         self._unread: deque[int] = deque()
         self._pending: list[tuple[int, Tensor]] = []
         self._root_outputs: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._containers: list[tuple[int, str, Node]] = []
         self._captures: list[tuple[int, RecurrentCapture]] = []
         self._fresh_group = True
-        self.loss_is_users = False
-        self.no_grad_layers: dict[str, None] = {}
-        self.float16 = False
-        self.loop_layers: set[str] = set()
-        self._functional: set[str] = set()
         self._unit_dim = -1
 
     # -- forward ------------------------------------------------------------------
 
     def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: Any) -> None:
         """Note a module call before it runs: its inputs' nodes and its group."""
-        facts = self._facts.get(id(module))
-        if facts is None or self._group >= _MAX_FORWARDS:
+        facts = self.facts.get(id(module))
+        if facts is None or self.group >= _MAX_FORWARDS:
             return
         is_root = facts.name == ""
         if is_root or (not self._stack and self._fresh_group):
@@ -121,7 +93,7 @@ class Probe:
         inputs = [t for t in tensors_in((args, kwargs)) if t.numel()]
         call = self._calls.get(id(module), 0)
         self._calls[id(module)] = call + 1
-        entry = LayerEntry(facts, call, self._group, next(self._order))
+        entry = LayerEntry(facts, call, self.group, next(self.order))
         entry.inputs = tuple(t.grad_fn for t in inputs if t.grad_fn is not None)
         entry.input_shapes = tuple(map(_shape, inputs))
         raw = next((t for t in inputs if t.grad_fn is None), None)
@@ -131,14 +103,14 @@ class Probe:
 
     def pass_without_gradient(self, module: nn.Module) -> None:
         """Note a layer that runs with gradients off inside a training forward."""
-        facts = self._facts.get(id(module))
+        facts = self.facts.get(id(module))
         if facts is not None and facts.owns and self._stack:
             self.no_grad_layers.setdefault(facts.name)
 
     def _start_group(self, args: tuple[Any, ...], kwargs: Any) -> None:
         self._stack.clear()
-        self._group += 1
-        self._unread.append(self._group)
+        self.group += 1
+        self._unread.append(self.group)
         if len(self._unread) > _MAX_UNREAD:
             self._forget(self._unread.popleft())
         self._calls.clear()
@@ -162,7 +134,7 @@ class Probe:
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Read a module's output and ask for its gradient."""
         began, entry = self._pop(module)
-        facts = self._facts.get(id(module))
+        facts = self.facts.get(id(module))
         if facts is None or not began:
             return
         outputs = [t for t in tensors_in(output) if _differentiable(t)]
@@ -171,10 +143,10 @@ class Probe:
         contains = entry is None or (entry.nested and facts.weight is not True)
         if contains and len(outputs) == 1 and outputs[0].grad_fn is not None:
             node = outputs[0].grad_fn
-            self._containers.append((self._group, facts.name, node))
+            self._containers.append((self.group, facts.name, node))
         if entry is None:
             return
-        if entry.call >= self._settings.max_calls:
+        if entry.call >= self.settings.max_calls:
             return
         self._note_layer(module, entry, args, output, outputs)
 
@@ -247,34 +219,13 @@ class Probe:
         name = module.facts.activation or ""
         layer = module.facts.name
         entry = ActivationEntry(layer, name, module.call, False, module.group, module)
-        self._read_activation_values(entry, out, self._units_of(out))
+        self.read_activation(entry, out, self._units_of(out))
 
     def _units_of(self, out: Tensor) -> int:
         """Return the axis of the units: the last weight layer or norm run says it."""
         if out.dim() == 3:
             return self._unit_dim
         return 1 if out.dim() >= 4 else -1
-
-    def _read_activation_values(
-        self, entry: ActivationEntry, out: Tensor, unit_dim: int
-    ) -> None:
-        if out.dim() == 0:
-            return  # a loss, not units
-        if entry.activation == "relu":
-            entry.zero = self.ledger.add(zero_share(out))
-            entry.active = active_units(out, unit_dim)
-            entry.num_units = int(entry.active.numel())
-        elif entry.activation in _SATURATING:
-            share = saturated_share(
-                out,
-                entry.activation,
-                self._settings.tanh_saturation,
-                self._settings.sigmoid_saturation,
-            )
-            entry.saturated = self.ledger.add(share)
-        else:
-            return
-        self.activations.append(entry)
 
     def _ask_gradient(
         self, entry: LayerEntry, number: int, tensor: Tensor, args: tuple[Any, ...]
@@ -293,24 +244,9 @@ class Probe:
         tickets = entry.grads.setdefault(number, [])
 
         def on_gradient(grad: Tensor) -> None:
-            self._on_gradient(tickets, grad)
+            self.book_gradient(tickets, grad)
 
         self.hook_tensor(target, on_gradient)
-
-    def hook_tensor(self, tensor: Tensor, callback: Any) -> None:
-        """Register a tensor hook; replaced by `hooks.py`, which guards it."""
-        raise NotImplementedError
-
-    def hook_node(self, node: Node, callback: Any) -> None:
-        """Register a node prehook; replaced by `hooks.py`, which guards it."""
-        raise NotImplementedError
-
-    def _on_gradient(self, tickets: list[int], grad: Tensor) -> None:
-        values = plain(grad)
-        if values is not None:
-            ticket = self.ledger.add(l2_norm(values))
-            assert ticket is not None
-            tickets.append(ticket)
 
     def _note_root(self, output: Any, outputs: list[Tensor]) -> None:
         """Remember the outputs from which the loss will be computed."""
@@ -319,10 +255,10 @@ class Probe:
             outputs = [loss] if _differentiable(loss) else outputs
             self.loss_ticket = self.ledger.add(loss.detach().double())
             self.loss_is_users = True
-        for number, tensor in enumerate(outputs):
-            if tensor.grad_fn is None or number in self.silent_outputs:
+        for tensor in outputs:
+            if tensor.grad_fn is None:
                 continue
-            self._pending.append((self._group, tensor))
+            self._pending.append((self.group, tensor))
             cotangents: list[Tensor] = []
             if len(self._root_outputs) < 16:
                 self._root_outputs[len(self._root_outputs)] = (
@@ -356,7 +292,7 @@ class Probe:
         capture = RecurrentCapture(
             entry.facts.name, module, args[0], hidden, (), [None] * len(every)
         )
-        self._captures.append((self._group, capture))
+        self._captures.append((self.group, capture))
         for number, tensor in enumerate(every):
             if not _differentiable(tensor):
                 continue
@@ -377,256 +313,15 @@ class Probe:
             return
         self.backwards += 1
         roots = [t.grad_fn for _, t in pending if t.grad_fn is not None]
-        calls = self._graph_calls()
         containers, self._containers = self._containers, []
-        graph = Graph(
-            roots, list(calls), [(name, node) for _, name, node in containers]
-        )
-        self.nodes_read += len(graph.nodes)
-        self._find_functional_weights(graph, calls)
-        self._settle_weights(graph, calls)
-        self._find_loops(graph, calls)
-        chains = plan_chains(graph)
-        self._note_opaque(graph, calls)
-        self._hook_chains(graph, chains, calls)
-        self._read_functional(graph)
-        self._place_activations(graph, calls)
-        if self.structure is None:
-            self.structure = self._build_structure(graph, chains)
-        for entry in calls.values():
-            entry.inputs = entry.outputs = ()
-
-    def _graph_calls(self) -> dict[Call, LayerEntry]:
-        calls = {}
-        batch = self.batch_size
-        for entry in self.layers:
-            if not entry.outputs or (entry.nested and entry.facts.weight is not True):
-                continue
-            facts = entry.facts
-            call = Call(
-                layer=facts.name,
-                call=entry.call,
-                order=entry.order,
-                kind=facts.kind,
-                weight=facts.weight is True,
-                embedding=facts.embedding,
-                norm=facts.norm,
-                activation=facts.activation,
-                inputs=entry.inputs,
-                outputs=entry.outputs,
-                raw_input=entry.raw_input,
-                has_batch=_has_batch(entry.input_shapes, batch),
-                width=entry.width,
-                unit_dim=facts.unit_dim,
-            )
-            calls[call] = entry
-        return calls
-
-    def _find_loops(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        """Mark modules that run many times on their own output: time, not depth."""
-        by_layer: dict[str, list[Call]] = {}
-        for call, entry in calls.items():
-            if call.weight and entry.group == self._group:
-                by_layer.setdefault(call.layer, []).append(call)
-        for layer, runs in by_layer.items():
-            if len(runs) < self._settings.cell_loop_calls:
-                continue
-            if graph.reaches(runs[1].inputs, runs[0].outputs):
-                self.loop_layers.add(layer)
-                for call in runs:
-                    call.loops = True
-
-    def _find_functional_weights(
-        self, graph: Graph, calls: dict[Call, LayerEntry]
-    ) -> None:
-        """Find the layers whose weight another module handed to a function.
-
-        `F.linear(x, self.qkv.weight)` never calls `qkv`, so no hook sees it (Swin of
-        torchvision, BEiT); the node that multiplies by the weight is its output. The
-        forward values are not known, only the gradient.
-        """
-        called = {entry.facts.name for entry in self.layers} - self._functional
-        silent = {
-            id(parameter): facts
-            for facts in self._facts.values()
-            if facts.weight is True and not facts.internal and facts.name not in called
-            for parameter in self._own(facts.name)
-            if parameter.dim() >= 2
-        }
-        if not silent:
-            return
-        times: dict[str, int] = {}
-        for index, read in graph.weights_read.items():
-            for facts in (silent[key] for key in read if key in silent):
-                number = times.get(facts.name, 0)
-                times[facts.name] = number + 1
-                if number < self._settings.max_calls:
-                    self._note_functional(graph, calls, facts, index, number)
-
-    def _note_functional(
-        self,
-        graph: Graph,
-        calls: dict[Call, LayerEntry],
-        facts: ModuleFacts,
-        index: int,
-        number: int,
-    ) -> None:
-        """Book a weight layer by the node that is its output."""
-        node, shape = graph.nodes[index], graph.shape(index)
-        # It ran before the first call in this forward whose output is younger.
-        at = next(
-            (
-                place
-                for place, other in enumerate(self.layers)
-                if other.outputs and _age(other.outputs[0]) > _age(node)
-            ),
-            len(self.layers),
-        )
-        later = self.layers[at : at + 1] or self.layers[-1:]
-        group = later[0].group if later else self._group
-        order = later[0].order if later else next(self._order)
-        entry = LayerEntry(facts, number, group, order)
-        entry.requires_grad = True
-        entry.outputs = (node,)
-        entry.inputs = tuple(graph.nodes[child] for child in graph.children[index])
-        entry.width = shape[facts.unit_dim] if len(shape) > 1 else None
-        self._hook_node(node, entry.grads.setdefault(0, []))
-        self._functional.add(facts.name)
-        self.layers.insert(at, entry)
-        call = Call(
-            layer=facts.name,
-            call=number,
-            order=entry.order,
-            kind=facts.kind,
-            weight=True,
-            inputs=entry.inputs,
-            outputs=entry.outputs,
-            has_batch=_has_batch((shape,), self.batch_size),
-            width=entry.width,
-            unit_dim=facts.unit_dim,
-        )
-        graph.add_call(call)
-        calls[call] = entry
-
-    def _settle_weights(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        """A module that owns a matrix is a weight layer if it multiplies by it.
-
-        Not so if it only multiplies activations (a table of position biases beside
-        them) or by what belongs to another module. Leaves that no module owns are its
-        own in another guise: sharded, flattened, or passed by `functional_call`. A
-        frozen matrix leaves no trace in the graph: any multiplication may be its.
-        """
-        unsure = {call for call, e in calls.items() if e.facts.weight is None}
-        owners = {
-            id(p): name
-            for name in (self._modules if unsure else ())
-            for p in self._own(name)
-        }
-        for index, read in graph.weights_read.items() if unsure else ():
-            owner = graph.owner[index]
-            if owner in unsure and not owner.weight:
-                layer = owner.layer
-                matrices = [p for p in self._own(layer) if p.dim() >= 2]
-                frozen = not any(p.requires_grad for p in matrices)
-                other = {key for key in read if owners.get(key, layer) != layer}
-                vectors = {id(p) for p in self._own(layer) if p.dim() < 2}
-                owner.weight = bool(read - other - vectors) or (frozen and not read)
-        for call, entry in calls.items():
-            entry.weight = call.weight
-
-    def _note_opaque(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        if graph.opaque_nodes:
-            self.opaque = (
-                f"the autograd graph is opaque ({graph.opaque_nodes[0]}: checkpointing "
-                "with use_reentrant=True, or a compiled region)"
-            )
-
-    def _hook_chains(
-        self, graph: Graph, chains: Sequence[Chain], calls: dict[Call, LayerEntry]
-    ) -> None:
-        for chain in chains:
-            points = []
-            for point in chain.points:
-                entry = None
-                tickets: list[int] = []
-                own = None if point.call is None else graph.output_index(point.call)
-                if point.call is not None and own == point.index:
-                    entry = calls[point.call]
-                else:
-                    self._hook_node(graph.nodes[point.index], tickets)
-                width = point.call.width if point.call is not None else None
-                points.append(
-                    PointEntry(point.label, point.layer, entry, tickets, width)
-                )
-            self.chains.append(ChainEntry(chain.source, chain.main, points))
-
-    def _hook_node(self, node: Node, tickets: list[int]) -> None:
-        def on_gradients(grads: tuple[Tensor | None, ...]) -> None:
-            for grad in grads:
-                if grad is not None:
-                    self._on_gradient(tickets, grad)
-
-        self.hook_node(node, on_gradients)
-
-    def _read_functional(self, graph: Graph) -> None:
-        """Read functional activations from what their nodes saved for backward."""
-        counts: dict[tuple[str, str], int] = {}
-        for index in graph.order:
-            name = None if graph.owner[index] else graph.activation_name(index)
-            if name not in ("relu", *_SATURATING):
-                continue
-            result = _saved_result(graph.nodes[index])
-            if result is None:
-                continue
-            feeding = graph.nearest_weight(index)
-            layer = feeding.layer if feeding is not None else f"{name} (functional)"
-            call = counts.get((layer, name), 0)
-            counts[layer, name] = call + 1
-            if call >= self._settings.max_calls:
-                continue
-            entry = ActivationEntry(layer, name, call, True, self._group)
-            entry.hidden = graph.weight_above[index]
-            entry.gate = graph.is_gate(index)
-            dim = 1 if result.dim() >= 4 else -1
-            if feeding is not None and result.dim() == 3:
-                dim = feeding.unit_dim
-            self._read_activation_values(entry, result, dim)
-
-    def _own(self, layer: str) -> list[Tensor]:
-        """Return a layer's own parameters; none if it was replaced meanwhile."""
-        module = self._modules.get(layer)
-        return [] if module is None else [p for _, p in own_parameters(module)]
-
-    def _place_activations(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        """Say whether activation modules are hidden or gates, and what they follow."""
-        by_entry = {id(entry): call for call, entry in calls.items()}
-        for activation in self.activations:
-            if activation.module is None:
-                continue
-            call = by_entry.get(id(activation.module))
-            index = graph.output_index(call) if call is not None else None
-            activation.module = None
-            if call is None or index is None:
-                continue
-            activation.hidden = graph.weight_above[index]
-            activation.gate = graph.is_gate(index)
-            feeding = graph.nearest_weight(index)
-            if feeding is not None:
-                activation.layer = feeding.layer
-
-    def _build_structure(self, graph: Graph, chains: Sequence[Chain]) -> Structure:
-        facts = {f.name: f for f in self._facts.values()}
-        called = list(dict.fromkeys(entry.facts.name for entry in self.layers))
-        return build_structure(
-            graph, chains, facts, self._modules, called, self.batch_size, self.opaque
-        )
+        self._reader.read(roots, [(name, node) for _, name, node in containers])
 
     def fallback_structure(self, reason: str) -> Structure:
         """Return a structure from execution order alone."""
-        facts = {f.name: f for f in self._facts.values()}
+        facts = {f.name: f for f in self.facts.values()}
         called = list(dict.fromkeys(entry.facts.name for entry in self.layers))
         return build_structure(
-            None, (), facts, self._modules, called, self.batch_size, reason
+            None, (), facts, self.modules, called, self.batch_size, reason
         )
 
     # -- the optimizer step -------------------------------------------------------
@@ -662,22 +357,6 @@ def _differentiable(tensor: Tensor) -> bool:
     )
 
 
-def _has_batch(shapes: Sequence[tuple[int, ...]], batch: int | None) -> bool:
-    """Whether a shape has the batch size in it, also flattened with positions."""
-    if batch is None or batch < 2:
-        return True
-    return any(
-        (len(shape) > 0 and shape[0] > 0 and shape[0] % batch == 0)
-        or (len(shape) > 1 and shape[1] == batch)
-        for shape in shapes
-    )
-
-
-def _age(node: Node) -> int:
-    number = getattr(node, "_sequence_nr", None)
-    return int(number()) if callable(number) else -1
-
-
 def _loss_of(output: Any) -> Tensor | None:
     """Return `output.loss` (or its key) where a model computes its own loss."""
     loss = getattr(output, "loss", None)
@@ -685,28 +364,6 @@ def _loss_of(output: Any) -> Tensor | None:
         loss = output.get("loss")
     if isinstance(loss, Tensor) and loss.numel() == 1:
         return loss
-    return None
-
-
-def _saved_result(node: Node) -> Tensor | None:
-    """Return what an activation node saved; None if it is packed, gone or changed.
-
-    What hooks packed (checkpointing, offloading) must not be unpacked here: a
-    checkpoint is unpacked once only, and a second time is an error in the user's
-    backward pass. A torch that cannot say whether it is packed is not asked.
-    """
-    for name in ("result", "self"):
-        try:
-            raw = getattr(node, f"_raw_saved_{name}", None)
-            if raw is None:
-                continue
-            if getattr(raw, "unpack_hook", raw) is not None:
-                return None
-            saved = getattr(node, f"_saved_{name}", None)
-        except RuntimeError:
-            return None
-        if isinstance(saved, Tensor):
-            return plain(saved)
     return None
 
 

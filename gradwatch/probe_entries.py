@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from gradwatch.autograd_graph import Node
+from gradwatch.graph_nodes import Node
 from gradwatch.layers import ModuleFacts
 from gradwatch.statistics import Sampled
 

@@ -6,29 +6,26 @@ import math
 from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from gradwatch.layers import ModuleFacts
+from gradwatch.ledger import Pending
 from gradwatch.probe import Probe
+from gradwatch.probe_coverage import coverage_of, origin_of
+from gradwatch.probe_depth import chain_records, fallback_chain
 from gradwatch.probe_entries import (
     ActivationEntry,
-    ChainEntry,
     LayerEntry,
     ParameterEntry,
 )
+from gradwatch.probe_numbers import ProbeNumbers, mean_of, rms_of
+from gradwatch.probe_time import loop_profiles, replay_profiles
 from gradwatch.records import (
     ActivationRecord,
-    ChainRecord,
-    Coverage,
     LayerRecord,
-    NonFiniteOrigin,
     ParameterRecord,
-    PointRecord,
     StepRecord,
-    TimeProfile,
 )
-from gradwatch.recurrent import recurrent_spectrum
-from gradwatch.statistics import Pending
 
 
 @dataclass(slots=True)
@@ -87,8 +84,8 @@ class _Builder:
         self.probe = probe
         self.pending = pending
         self.context = context
-        scale = pending.get(probe.scale_ticket)
-        self.scale = scale if scale else 1.0
+        self.numbers = ProbeNumbers(probe, pending)
+        self.scale = self.numbers.scale
 
     def build(self) -> StepRecord:
         entries = self._trained_entries()
@@ -96,26 +93,31 @@ class _Builder:
         parameters = [
             self._parameter(e) for e in self.probe.at_step.parameters.values()
         ]
-        coverage, reasons = self._coverage(layers, parameters)
+        coverage, reasons = coverage_of(
+            self.context.facts, self.probe.no_grad_layers, layers, parameters
+        )
         loss = self.pending.get(self.probe.loss_ticket)
         if loss is None or (math.isnan(loss) and self.context.loss is not None):
             loss = self.context.loss
         elif math.isnan(loss) and not self.probe.loss_is_users:
             loss = None
-        chains = self._chains() or self._fallback_chain(layers)
+        chains = chain_records(self.numbers) or fallback_chain(self.numbers, layers)
         return StepRecord(
             step=self.context.step,
             layers=tuple(layers),
             activations=tuple(self._activations()),
             parameters=tuple(parameters),
             chains=tuple(chains),
-            time_profiles=(*self._replays(), *self._cell_loops(entries)),
+            time_profiles=(
+                *replay_profiles(self.numbers, self.context.modules),
+                *loop_profiles(self.numbers, self.context.modules, entries),
+            ),
             loss=loss,
             loss_scale=self.scale,
             clip_factor=self.context.clip_factor,
             coverage=tuple(coverage.items()),
             coverage_reasons=tuple(reasons.items()),
-            non_finite=self._origin(layers),
+            non_finite=origin_of(self.context.step, layers),
             float16=self.probe.float16,
             zero_init_downstream=self._zero_init(parameters),
             no_grad_layers=tuple(
@@ -135,26 +137,12 @@ class _Builder:
         entries = self.probe.layers
         finite: dict[int, bool] = {}
         for entry in entries:
-            norm = self._gradient(entry)
+            norm = self.numbers.gradient(entry)
             if norm is not None:
                 so_far = finite.get(entry.group, True)
                 finite[entry.group] = so_far and math.isfinite(norm)
-        groups = self._not_skipped(finite)
+        groups = self.numbers.not_skipped(finite)
         return [e for e in entries if e.group in groups] if groups else entries
-
-    def _not_skipped(self, finite: Mapping[int, bool]) -> set[int]:
-        """Drop the passes that overflowed under a loss scale: no step came of them."""
-        good = {number for number, is_finite in finite.items() if is_finite}
-        return good if self.scale != 1.0 and good else set(finite)
-
-    def _gradient(self, entry: LayerEntry) -> float | None:
-        """Return the norm over all outputs, the RMS over repeated backward passes."""
-        squares = []
-        for tickets in entry.grads.values():
-            norm = _rms_of(self.pending.get(ticket) for ticket in tickets)
-            if norm is not None:
-                squares.append(norm)
-        return math.hypot(*squares) / self.scale if squares else None
 
     def _layers(self, entries: Sequence[LayerEntry]) -> list[LayerRecord]:
         merged: dict[tuple[str, int], list[LayerEntry]] = {}
@@ -162,11 +150,11 @@ class _Builder:
             merged.setdefault((entry.facts.name, entry.call), []).append(entry)
         records = []
         for (layer, call), group in merged.items():
-            grads = [self._gradient(entry) for entry in group]
+            grads = [self.numbers.gradient(entry) for entry in group]
             values = [self.pending.get(entry.rms) for entry in group]
             inputs = [self.pending.get(t) for entry in group for t in entry.input_rms]
-            grad = _rms_of(grads)
-            value = _rms_of(values)
+            grad = rms_of(grads)
+            value = rms_of(values)
             known_inputs = [v for v in inputs if v is not None]
             output_finite = None if value is None else math.isfinite(value)
             input_finite = all(map(math.isfinite, known_inputs))
@@ -182,7 +170,7 @@ class _Builder:
                     input_finite=None if value is None else input_finite,
                     output_finite=output_finite,
                     grad_finite=None if grad is None else math.isfinite(grad),
-                    sample_signal=_mean_of(self.pending.get(e.signal) for e in group),
+                    sample_signal=mean_of(self.pending.get(e.signal) for e in group),
                 )
             )
         return sorted(records, key=lambda record: record.order)
@@ -205,8 +193,8 @@ class _Builder:
                     functional=group[0].functional,
                     hidden=group[0].hidden,
                     gate=group[0].gate,
-                    zero_share=_mean_of(self.pending.get(e.zero) for e in group),
-                    saturated_share=_mean_of(
+                    zero_share=mean_of(self.pending.get(e.zero) for e in group),
+                    saturated_share=mean_of(
                         self.pending.get(e.saturated) for e in group
                     ),
                     num_units=last.num_units,
@@ -269,196 +257,8 @@ class _Builder:
             if not p.name.endswith("bias")
         )
 
-    # -- depth and time -----------------------------------------------------------
-
-    def _chains(self) -> list[ChainRecord]:
-        merged: dict[tuple[str, ...], list[int]] = {}
-        for number, chain in enumerate(self.probe.chains):
-            key = (chain.source, *(point.label for point in chain.points))
-            merged.setdefault(key, []).append(number)
-        records = []
-        for numbers in merged.values():
-            first = self.probe.chains[numbers[0]]
-            passes = {n: self._norms_along(self.probe.chains[n]) for n in numbers}
-            kept = self._not_skipped(
-                {
-                    n: all(norm is None or math.isfinite(norm) for norm in norms)
-                    for n, norms in passes.items()
-                }
-            )
-            points = [
-                PointRecord(
-                    point.label,
-                    point.layer,
-                    _rms_of(passes[n][position] for n in numbers if n in kept),
-                    point.width,
-                )
-                for position, point in enumerate(first.points)
-            ]
-            known = not self.probe.opaque
-            records.append(ChainRecord(first.source, tuple(points), first.main, known))
-        return records
-
-    def _norms_along(self, chain: ChainEntry) -> list[float | None]:
-        norms: list[float | None] = []
-        for point in chain.points:
-            if point.entry is not None:
-                norms.append(self._gradient(point.entry))
-            else:
-                value = _rms_of(self.pending.get(t) for t in point.tickets)
-                norms.append(None if value is None else value / self.scale)
-        return norms
-
-    def _fallback_chain(self, layers: Sequence[LayerRecord]) -> list[ChainRecord]:
-        """Module order stands in where no graph could be read."""
-        if self.probe.backwards and not self.probe.opaque:
-            return []
-        weights = {e.facts.name: e for e in self.probe.layers if e.weight}
-        points = [
-            PointRecord(r.layer, r.layer, r.grad_norm, weights[r.layer].width)
-            for r in layers
-            if r.layer in weights and r.call == 0
-        ][:-1]
-        if len(points) < 3:
-            return []
-        return [ChainRecord(points[0].layer, tuple(points), True, False)]
-
-    def _replays(self) -> list[TimeProfile]:
-        profiles = []
-        for replayed, ticket in self.probe.at_step.profiles:
-            module = self.context.modules.get(replayed.layer)
-            norms = [value / self.scale for value in self.pending.get_all(ticket)]
-            radius, singular = None, None
-            if module is not None and _spans_decades(norms):
-                radius, singular = recurrent_spectrum(module)
-            profiles.append(
-                TimeProfile(
-                    replayed.layer,
-                    replayed.direction,
-                    tuple(norms),
-                    "replay",
-                    radius,
-                    singular,
-                )
-            )
-        return profiles
-
-    def _cell_loops(self, entries: Sequence[LayerEntry]) -> list[TimeProfile]:
-        """Modules that ran on their own output: their calls are time steps."""
-        calls: dict[str, dict[int, list[float | None]]] = {}
-        for entry in entries:
-            if entry.facts.name in self.probe.loop_layers:
-                by_call = calls.setdefault(entry.facts.name, {})
-                by_call.setdefault(entry.call, []).append(self._gradient(entry))
-        profiles = []
-        for layer, by_call in calls.items():
-            norms = tuple(_rms_of(by_call[call]) or 0.0 for call in sorted(by_call))
-            module = self.context.modules.get(layer)
-            radius, singular = None, None
-            if module is not None and _spans_decades(norms):
-                radius, singular = recurrent_spectrum(module)
-            profiles.append(
-                TimeProfile(layer, "forward", norms, "cell-loop", radius, singular)
-            )
-        return profiles
-
-    # -- coverage and origin ------------------------------------------------------
-
-    def _coverage(
-        self, layers: Sequence[LayerRecord], parameters: Sequence[ParameterRecord]
-    ) -> tuple[dict[str, Coverage], dict[str, str]]:
-        seen = {r.layer: r for r in reversed(layers)}
-        with_gradient = {r.layer for r in layers if r.grad_norm is not None}
-        parameter_gradient = {p.layer for p in parameters if p.grad_norm is not None}
-        coverage: dict[str, Coverage] = {}
-        reasons: dict[str, str] = {}
-        for name, facts in self.context.facts.items():
-            if not facts.owns or not (facts.leaf or facts.weight or name in seen):
-                continue
-            if name in with_gradient:
-                coverage[name] = Coverage.OBSERVED
-            elif name in seen:
-                coverage[name] = Coverage.NO_GRADIENT
-                reasons[name] = "called, but no gradient came back to its output"
-                if not facts.trainable:
-                    reasons[name] = "frozen, and nothing below it needs a gradient"
-            elif name in self.probe.no_grad_layers:
-                coverage[name] = Coverage.NO_GRADIENT
-                reasons[name] = "ran with gradients off inside the training forward"
-            else:
-                coverage[name] = Coverage.NOT_SEEN
-                reasons[name] = _why_not_seen(facts, name in parameter_gradient)
-        return coverage, reasons
-
-    def _origin(self, layers: Sequence[LayerRecord]) -> NonFiniteOrigin | None:
-        """Name where the first non-finite value of this probe appeared."""
-        step = self.context.step
-        for record in layers:
-            if record.output_finite is False:
-                if record.input_finite:
-                    return NonFiniteOrigin(
-                        step,
-                        record.layer,
-                        "forward",
-                        "its inputs were finite, its output was not",
-                    )
-                return NonFiniteOrigin(
-                    step,
-                    record.layer,
-                    "input",
-                    "its input was already not finite: the model's input, or an "
-                    "operation between modules just before this layer",
-                )
-        for record in sorted(layers, key=lambda r: -r.order):
-            if record.grad_finite is False:
-                return NonFiniteOrigin(
-                    step,
-                    record.layer,
-                    "backward",
-                    "the forward pass was finite; the gradient of its output was the "
-                    "first that was not",
-                )
-        return None
-
-
-def _why_not_seen(facts: ModuleFacts, has_parameter_gradient: bool) -> str:
-    if facts.compiled:
-        return "inside a compiled region; its parameters are read at the step"
-    if facts.internal:
-        return "internal to the module around it, which is observed"
-    if has_parameter_gradient:
-        return "its parameters have gradients, but the module itself was not called"
-    return "never called in a training forward"
-
-
-def _rms_of(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    if len(known) == 1:
-        return known[0]
-    largest = max(abs(value) for value in known)
-    if largest == 0.0 or not math.isfinite(largest):
-        return largest if largest == 0.0 else math.nan
-    return largest * math.sqrt(sum((v / largest) ** 2 for v in known) / len(known))
-
-
-def _mean_of(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else None
-
 
 def _equal_rows(difference: float | None, norm: float | None) -> bool | None:
     if difference is None or norm is None:
         return None
     return difference == 0.0 and norm > 0.0
-
-
-def _spans_decades(norms: Sequence[float], decades: float = 2.0) -> bool:
-    positive = [n for n in norms if n > 0 and math.isfinite(n)]
-    return bool(positive) and math.log10(max(positive) / min(positive)) >= decades
-
-
-def parameter_names(parameters: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the trainable parameters, in order."""
-    return [name for name, value in parameters.items() if value.requires_grad]

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
+from gradwatch.ledger import Ledger
 from gradwatch.losses import recognise_loss
 from gradwatch.probe_entries import ActivationEntry, ParameterEntry, UnitMemory
 from gradwatch.recurrent import RecurrentCapture, Replayed, replay
 from gradwatch.settings import Settings
 from gradwatch.statistics import (
-    Ledger,
     Sampled,
     equal_rows,
     foreach_norms,

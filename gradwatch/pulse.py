@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gradwatch.ledger import Ledger, Pending
 from gradwatch.statistics import (
-    Ledger,
-    Pending,
     foreach_norms,
     l2_norm,
     plain,

@@ -6,7 +6,6 @@ summarised in `docs/how-it-works.md`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,11 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gradwatch.errors import SettingsError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from gradwatch.settings_file import read_fields
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Decades = Annotated[float, Field(gt=0.0, le=100.0)]
@@ -398,57 +393,8 @@ class Settings(BaseModel):
 
         Raises:
             SettingsError: If the file is missing, malformed or holds a wrong field.
-        """
-        file = Path(path)
-        fields = _read_config(file)
-        tool = fields.get("tool") if isinstance(fields, Mapping) else None
-        if isinstance(tool, Mapping):
-            fields = tool.get("gradwatch", {})
-        if not isinstance(fields, Mapping):
-            raise SettingsError(
-                f"`settings` file {file} must hold a table of settings; got "
-                f"{type(fields).__name__}."
-            )
-        return cls.from_mapping(fields, origin=str(file))
-
-
-def _read_config(file: Path) -> Any:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            f"`settings` file {file} cannot be read ({error}); pass the path of a TOML "
-            "or YAML file, a dict, or a Settings."
-        ) from None
-    suffix = file.suffix.lower()
-    if suffix == ".toml":
-        try:
-            return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
-            raise SettingsError(
-                f"`settings` file {file} is not TOML: {error}."
-            ) from None
-    if suffix in {".yaml", ".yml"}:
-        return _read_yaml(file, text)
-    raise SettingsError(
-        f"`settings` file {file} has the ending {suffix!r}; expected .toml, .yaml or "
-        ".yml."
-    )
-
-
-def _read_yaml(file: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError:
-        raise SettingsError(
-            f"`settings` file {file} is YAML; install PyYAML (`pip install "
-            "'gradwatch[yaml]'`) or use TOML."
-        ) from None
-    try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise SettingsError(f"`settings` file {file} is not YAML: {error}.") from None
-    return {} if loaded is None else loaded
+        """  # noqa: DOC502 - raised by what it calls
+        return cls.from_mapping(read_fields(Path(path)), origin=str(path))
 
 
 def _explain(error: ValidationError, origin: str) -> str:

@@ -9,7 +9,15 @@ from types import MappingProxyType
 
 from torch import nn
 
-from gradwatch.autograd_graph import Call, Graph
+from gradwatch.autograd_graph import Graph
+from gradwatch.graph_neighbours import (
+    activation_name,
+    container_label,
+    following,
+    joins,
+    norm_that_alone_reads,
+)
+from gradwatch.graph_nodes import Call
 from gradwatch.layers import (
     ModuleFacts,
     count_entries,
@@ -28,14 +36,14 @@ _MAX_SPAN_NODES = 4000
 def find_spans(graph: Graph) -> tuple[ResidualSpan, ...]:
     """Return the residual and concatenation joins, in execution order."""
     spans = []
-    for index in graph.joins():
+    for index in joins(graph):
         children = graph.carrying_children(index)
         body = _body(graph, children[0], children[1])
         if not body:
             continue
         body.sort(key=lambda call: call.order)
         kind = "cat" if graph.names[index] in {"Cat", "Stack"} else "add"
-        label = graph.container_label(index) or f"{body[-1].layer} (sum)"
+        label = container_label(graph, index) or f"{body[-1].layer} (sum)"
         names = tuple(dict.fromkeys(call.layer for call in body))
         spans.append(ResidualSpan(label, names, kind, _norm_side(graph, index, body)))
     return tuple(reversed(spans))
@@ -44,7 +52,7 @@ def find_spans(graph: Graph) -> tuple[ResidualSpan, ...]:
 def _norm_side(graph: Graph, join: int, body: Sequence[Call]) -> str | None:
     if body[0].norm:
         return "pre"  # also of the last block, whose sum the final norm reads
-    return "post" if graph.norm_that_alone_reads(join) is not None else None
+    return "post" if norm_that_alone_reads(graph, join) is not None else None
 
 
 def _body(graph: Graph, left: int, right: int) -> list[Call]:
@@ -180,8 +188,8 @@ def _layer_info(facts: ModuleFacts, module: nn.Module, order: int) -> LayerInfo:
 def _with_graph(info: LayerInfo, graph: Graph, call: Call, trunk: bool) -> LayerInfo:
     if not call.weight:
         return info
-    node, norm = graph.following(call)
-    activation = None if node is None else graph.activation_name(node)
+    node, norm = following(graph, call)
+    activation = None if node is None else activation_name(graph, node)
     owner = None if node is None else graph.owner[node]
     role = info.role
     if graph.output_index(call) is not None:

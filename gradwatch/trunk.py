@@ -12,7 +12,14 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from gradwatch.autograd_graph import Call, Graph
+from gradwatch.autograd_graph import Graph
+from gradwatch.graph_neighbours import (
+    container_label,
+    is_reduction,
+    nearest_weight,
+    norm_that_alone_reads,
+)
+from gradwatch.graph_nodes import Call
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +90,7 @@ def _streams(graph: Graph) -> list[tuple[str, list[list[Point]]]]:
     streams = []
     for group in _groups(graph.sources):
         paths = {
-            call: graph.stretches(index)
+            call: graph.dominators.stretches(index)
             for call in group
             if (index := graph.output_index(call)) is not None
         }
@@ -134,7 +141,7 @@ def _segments(graph: Graph, stretches: Sequence[Sequence[int]]) -> list[list[Poi
     for stretch in stretches:
         segments.append([])
         for index in stretch:
-            if graph.is_reduction(index) and segments[-1]:
+            if is_reduction(graph, index) and segments[-1]:
                 segments.append([])
             point = _point(graph, index)
             if point is not None and point.index not in {p.index for p in segments[-1]}:
@@ -156,16 +163,16 @@ def _point(graph: Graph, index: int) -> Point | None:
             return None
         return Point(_behind_norm(graph, index), call.layer, call.layer, call)
     if graph.owner[index] is None and len(graph.carrying_children(index)) >= 2:
-        nearest, latest = graph.nearest_weight(index), graph.latest_weight[index]
+        nearest, latest = nearest_weight(graph, index), graph.latest_weight[index]
         if nearest is None or nearest.loops or latest is None:
             return None
-        label = graph.container_label(index) or f"{latest.layer} (sum)"
+        label = container_label(graph, index) or f"{latest.layer} (sum)"
         return Point(_behind_norm(graph, index), label, latest.layer, None)
     return None
 
 
 def _behind_norm(graph: Graph, index: int) -> int:
-    behind = graph.norm_that_alone_reads(index)
+    behind = norm_that_alone_reads(graph, index)
     if behind is None or not _continues(graph, behind):
         return index
     return behind

@@ -23,14 +23,17 @@ PACKAGE = Path(next(iter(gradwatch.__path__)))
 # From the bottom up: a module imports from the lines above its own, and from its own
 # line where that makes no circle. A new file takes a place here on purpose.
 ORDER = (
-    ("_version", "errors", "findings", "records", "settings"),
-    ("statistics",),
-    ("autograd_graph", "layers", "losses", "recurrent", "structure", "trunk"),
+    ("_version", "errors", "findings", "records", "settings_file", "settings"),
+    ("ledger", "statistics"),
+    ("dominators", "graph_nodes", "autograd_graph", "graph_neighbours"),
+    ("layers", "losses", "recurrent", "structure", "trunk"),
     ("structure_build",),
-    ("probe_entries", "probe_step", "probe", "probe_record", "pulse", "rhythm"),
-    ("hooks", "nan_origin"),
+    ("probe_entries", "probe_books", "probe_graph", "probe_step", "probe"),
+    ("probe_numbers", "probe_coverage", "probe_depth", "probe_time", "probe_record"),
+    ("pulse", "rhythm", "stopwatch"),
+    ("hook_events", "hooks", "nan_origin"),
     ("history",),
-    ("observer",),
+    ("deliveries", "watched_model", "optimizer_roles", "observer"),
     # Hand-made histories and tiny networks for tests; nothing of gradwatch imports it.
     ("testing",),
     ("rules",),

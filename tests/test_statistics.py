@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch import statistics
+from gradwatch.ledger import Ledger
 from gradwatch.statistics import (
-    Ledger,
     active_units,
     foreach_norms,
     l2_norm,

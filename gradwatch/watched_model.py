@@ -1,0 +1,118 @@
+"""What is watched of a model: its modules and parameters, by their clean names."""
+
+from __future__ import annotations
+
+import weakref
+from weakref import WeakValueDictionary
+
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from gradwatch.layers import ModuleFacts, clean_name, describe, matches, walk
+from gradwatch.statistics import plain
+
+
+class WatchedModel:
+    """Modules and parameters of a model, all held weakly.
+
+    Args:
+        model: The watched module.
+        include: Name patterns or module types of the layers to measure; empty for all.
+        exclude: The same, of layers to leave out.
+
+    Attributes:
+        facts: Facts of the watched modules by `id(module)`.
+        modules: The modules by clean name.
+        parameters: The parameters by clean name.
+        ids: Identities of the parameters.
+        trained: Names and identities of the parameters whose gradients a pulse reads.
+        zero_at_attach: Names of the parameters that began at zero.
+        random: Whether a forward may draw random numbers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        include: tuple[str | type, ...],
+        exclude: tuple[str | type, ...],
+    ) -> None:
+        self._model = weakref.ref(model)
+        self._include = include
+        self._exclude = exclude
+        self.facts: dict[int, ModuleFacts] = {}
+        # Weak: a watch keeps neither the model nor its parameters alive.
+        self.modules: WeakValueDictionary[str, nn.Module] = WeakValueDictionary()
+        self.parameters: WeakValueDictionary[str, Tensor] = WeakValueDictionary()
+        self.ids: frozenset[int] = frozenset()
+        self.trained: tuple[tuple[str, int], ...] = ()
+        self.zero_at_attach: frozenset[str] = frozenset()
+        self.random = True
+        self._last_device = ""
+
+    @property
+    def model(self) -> nn.Module | None:
+        """The model, if it lives."""
+        return self._model()
+
+    @property
+    def device(self) -> str:
+        """Devices of the parameters."""
+        kinds = dict.fromkeys(str(p.device) for p in self.parameters.values())
+        return ", ".join(kinds) or self._last_device
+
+    def resolve(self) -> None:
+        """Look the modules and parameters up again: they may have been replaced."""
+        model = self._model()
+        if model is None:
+            return
+        self.facts = {}
+        self.modules = WeakValueDictionary()
+        for name, module, compiled in walk(model):
+            facts = describe(name, module, compiled=compiled)
+            if self._chosen(facts.name, module):
+                self.facts[id(module)] = facts
+                self.modules[facts.name] = module
+        parameters = {
+            clean_name(name): parameter
+            for name, parameter in model.named_parameters()
+            if self._chosen_parameter(clean_name(name))
+        }
+        ids = frozenset(map(id, parameters.values()))
+        if ids != self.ids:  # the same object while nothing changed
+            self.ids = ids
+        self.parameters = WeakValueDictionary(parameters)
+        self.trained = tuple(
+            (name, id(p))
+            for name, p in parameters.items()
+            if p.requires_grad and not is_lazy(p)
+        )
+        self._last_device = self.device
+        self.random = any("Dropout" in facts.kind for facts in self.facts.values())
+
+    def _chosen(self, name: str, module: nn.Module) -> bool:
+        if name == "":
+            return True
+        if self._include and not matches(self._include, name, module):
+            return next(module.children(), None) is not None
+        return not matches(self._exclude, name, module)
+
+    def _chosen_parameter(self, name: str) -> bool:
+        owner = name.rpartition(".")[0].split(".parametrizations")[0]
+        return owner in self.modules or not (self._include or self._exclude)
+
+    def note_zero_parameters(self) -> None:
+        """Remember which tensors begin at zero, such as LoRA's B."""
+        zero = []
+        for name, parameter in self.parameters.items():
+            data = plain(parameter)
+            if data is None:
+                continue
+            if not bool(data.reshape(-1)[:1024].any()) and not bool(data.any()):
+                zero.append(name)
+        self.zero_at_attach = frozenset(zero)
+
+    def trainable(self) -> list[Tensor]:
+        """Return the parameters that gradients may come to, in order."""
+        return [
+            p for p in self.parameters.values() if p.requires_grad and not is_lazy(p)
+        ]
