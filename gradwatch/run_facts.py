@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
+from gradwatch.anatomy import Anatomy
 from gradwatch.detector import Detector, health_of, layer_health
 from gradwatch.findings import Finding, Health
 from gradwatch.history import History
 from gradwatch.observer import Observer
+from gradwatch.recommender import recommend
 from gradwatch.report import CheckedRule, Overhead, Report, RunFacts, UncheckedRule
 from gradwatch.report_build import build_report
 from gradwatch.rules import RULES
@@ -25,6 +27,7 @@ def compose_report(
     num_parameters: int,
     name: str | None = None,
     notes: tuple[str, ...] = (),
+    anatomy: Anatomy | None = None,
 ) -> Report:
     """Return the report on what an observer has seen so far.
 
@@ -36,6 +39,7 @@ def compose_report(
         num_parameters: Entries of its parameters.
         name: What the user calls the model.
         notes: What else a reader must know.
+        anatomy: What code can change of the model; None if that is not known.
 
     Returns:
         The report.
@@ -56,6 +60,11 @@ def compose_report(
             f"{names} stepped, but owns no parameter of {model_name}: watch "
             "the module whose parameters it updates, or build the optimizer after the "
             "model got its final parameters.",
+        )
+    recommendations, rejections = (), ()
+    if anatomy is not None:
+        recommendations, rejections = recommend(
+            standing, structure, anatomy, history, settings
         )
     return build_report(
         history=history,
@@ -79,6 +88,8 @@ def compose_report(
         ),
         checked=checked,
         not_checked=unchecked,
+        recommendations=recommendations,
+        rejections=rejections,
     )
 
 

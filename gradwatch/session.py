@@ -11,6 +11,8 @@ from typing import Any, Literal, SupportsFloat
 import torch
 from torch import nn
 
+from gradwatch.anatomy import Anatomy
+from gradwatch.anatomy_reading import read_anatomy
 from gradwatch.console import ConsoleView
 from gradwatch.detector import Detector, health_of
 from gradwatch.errors import ModelError, SettingsError
@@ -226,6 +228,7 @@ class Watch:
         self._announced: set[tuple[str, Severity]] = set()
         self._view = _console_view(console, name)
         self._report_printed = False
+        self._anatomy = Anatomy()
         reference = weakref.ref(self)
 
         def on_probe(record: StepRecord) -> bool:
@@ -265,6 +268,9 @@ class Watch:
         if self.closed:
             self._observer.hooks.sweep()  # what a close inside a step had to leave
             return
+        self._observer.hooks.guard(self._observer._deliver, True)
+        if self._is_sick():  # while the last inputs and the optimizers are there
+            self.anatomy()
         self.closed = True
         self._finalizer.detach()
         self._observer.detach()
@@ -302,6 +308,16 @@ class Watch:
         """The network as gradwatch understood it."""
         return self._observer.structure
 
+    def anatomy(self) -> Anatomy:
+        """Return what code can change of the model: what recommendations are bound to.
+
+        Read anew while the watch is live; afterwards as it was at the end.
+        """
+        model = self._model()
+        if model is not None and not self.closed:
+            self._observer.hooks.attempt(self._read_anatomy, model)
+        return self._anatomy
+
     @property
     def overhead(self) -> float:
         """Share of training time taken since the budget began to rule."""
@@ -322,6 +338,7 @@ class Watch:
             model_name=self._model_name,
             num_parameters=self._count(),
             name=self._name,
+            anatomy=self.anatomy() if self._is_sick() else None,
         )
 
     # -- inside -------------------------------------------------------------------
@@ -332,6 +349,20 @@ class Watch:
         if model is not None:
             self._num_parameters = count_entries(model.parameters())
         return self._num_parameters
+
+    def _is_sick(self) -> bool:
+        """Whether something stands that recommendations answer."""
+        return any(f.severity >= Severity.WARNING for f in self._detector.standing)
+
+    def _read_anatomy(self, model: nn.Module) -> None:
+        observer = self._observer
+        self._anatomy = read_anatomy(
+            model,
+            self.structure,
+            self.history,
+            observer.optimizers.alive,
+            observer.last_inputs,
+        )
 
     def _judge(self) -> bool:
         """Run the rules on the newest probe; say whether a rule fired anew."""

@@ -43,6 +43,7 @@ ORDER = (
     ("rewiring", "treatment", "training_edits"),
     ("remedies",),
     ("prescription",),
+    ("situations", "remedy_ranking"),
     ("recommender",),
     ("capture", "replay", "ab_training", "trials"),
     ("run_facts", "report", "report_parts", "report_words", "report_build"),

@@ -1,0 +1,101 @@
+"""From findings to ranked recommendations, and what was rejected and why."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from gradwatch.anatomy import Anatomy
+from gradwatch.findings import Finding, Severity
+from gradwatch.history import History
+from gradwatch.recommendations import Recommendation, Rejection
+from gradwatch.remedies import REMEDIES, Case, Remedy
+from gradwatch.remedy_ranking import expected_success
+from gradwatch.rules import RULES
+from gradwatch.settings import Settings
+from gradwatch.situations import Situation, situation
+from gradwatch.structure import Structure
+
+_LOG = logging.getLogger(__name__)
+#: What people try first for any sickness, named by the rule or not: the report says why
+#: it was left out.
+_FOLK = frozenset({"clip-gradients", "adjust-learning-rate", "swap-activation"})
+
+
+def recommend(
+    findings: Sequence[Finding],
+    structure: Structure,
+    anatomy: Anatomy,
+    history: History,
+    settings: Settings,
+) -> tuple[tuple[Recommendation, ...], tuple[Rejection, ...]]:
+    """Return what may help, best first, and what was considered and left out.
+
+    A note gets no recommendation: nothing is wrong yet. The order is that of the
+    findings for causes of their own, and of the measured record (`remedy_ranking.py`)
+    within one; a trial orders them anew.
+
+    Args:
+        findings: Standing findings, worst first.
+        structure: How the gradient flows.
+        anatomy: What code can change.
+        history: What was measured.
+        settings: The limits.
+
+    Returns:
+        Recommendations and rejections.
+    """
+    offered: list[tuple[float, Recommendation]] = []
+    left_out: list[Rejection] = []
+    for finding in findings:
+        if finding.severity < Severity.WARNING:
+            continue
+        case = Case(finding, tuple(findings), structure, anatomy, history, settings)
+        where = situation(finding, structure, anatomy)
+        for remedy in REMEDIES:
+            named = remedy.name in _named_by(finding.code)
+            if not named and remedy.name not in _FOLK:
+                continue
+            for answer in answers(remedy, case):
+                if isinstance(answer, Rejection):
+                    left_out.append(answer)
+                elif named:
+                    offered.append((expected_success(where, answer), answer))
+    recommendations = _merged(offered)
+    taken = {recommendation.remedy for recommendation in recommendations}
+    rejections = {r.remedy: r for r in reversed(left_out) if r.remedy not in taken}
+    return recommendations, tuple(reversed(rejections.values()))
+
+
+def answers(remedy: Remedy, case: Case) -> tuple[Recommendation | Rejection, ...]:
+    """Ask a remedy; an error of its own is logged, and no answer."""
+    try:
+        return tuple(remedy.propose(case))
+    except Exception:  # one remedy's bug must not take the report away
+        _LOG.exception("remedy %s failed on %s", remedy.name, case.code)
+        return ()
+
+
+def _named_by(code: str) -> tuple[str, ...]:
+    return next((rule.remedies for rule in RULES if rule.code == code), ())
+
+
+def _merged(
+    offered: Iterable[tuple[float, Recommendation]],
+) -> tuple[Recommendation, ...]:
+    """Join equal treatments of several findings; best expectation first."""
+    best: dict[object, tuple[float, Recommendation]] = {}
+    for score, new in offered:
+        key = (new.remedy, new.layers, tuple(sorted(new.options.items())))
+        if key in best:
+            old_score, old = best[key]
+            codes = tuple(dict.fromkeys((*old.answers, *new.answers)))
+            best[key] = (max(score, old_score), replace(old, answers=codes))
+        else:
+            best[key] = (score, new)
+    ranked = sorted(best.values(), key=lambda pair: -pair[0])  # stable
+    return tuple(recommendation for _, recommendation in ranked)
+
+
+__all__ = ["Situation", "answers", "recommend"]
