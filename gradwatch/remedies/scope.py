@@ -1,0 +1,117 @@
+"""Which layers and activations of a model the remedies on depth may touch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from statistics import median
+
+from gradwatch.anatomy import ActivationSite, Anatomy, WeightFacts
+from gradwatch.remedies.initialisers import Initialiser
+from gradwatch.rules.wording import amount, named
+from gradwatch.structure import ResidualSpan, Structure
+
+#: Codes of sicknesses along the depth that activation, weights, norms or shortcuts set.
+DEPTH_CODES = frozenset({"GW101", "GW105", "GW201", "GW203"})
+
+
+def swappable_sites(anatomy: Anatomy) -> tuple[ActivationSite, ...]:
+    """Return the activations that may be exchanged.
+
+    A module that also serves where nothing may be exchanged stays, everywhere.
+
+    Args:
+        anatomy: What code can change.
+
+    Returns:
+        The sites, in execution order.
+    """
+    fixed = {site.layer for site in anatomy.sites if not site.swappable}
+    return tuple(
+        site
+        for site in anatomy.sites
+        if site.swappable and not fixed & set(site.shared_with)
+    )
+
+
+def why_none(anatomy: Anatomy) -> str:
+    """Say why no activation may be exchanged, in a clause."""
+    if not anatomy.sites:
+        return "no activation was found after a weight layer"
+    reasons = list(dict.fromkeys(s.reason for s in anatomy.sites if s.reason))
+    shared = "one module serves as a hidden and as another activation"
+    return f"its activations must stay ({', '.join(reasons) or shared})"
+
+
+def hidden_weights(anatomy: Anatomy) -> tuple[WeightFacts, ...]:
+    """Return the weight layers off the head, in execution order."""
+    return tuple(
+        facts for facts in anatomy.weights if facts.hidden and _drawable(facts)
+    )
+
+
+def head_weights(anatomy: Anatomy) -> tuple[WeightFacts, ...]:
+    """Return the weight layers of the head, in execution order."""
+    return tuple(
+        facts for facts in anatomy.weights if not facts.hidden and _drawable(facts)
+    )
+
+
+def _drawable(facts: WeightFacts) -> bool:
+    """Whether it owns a `weight`: attention and modules of the user's own need not."""
+    return facts.std > 0.0 or max(facts.fan_in, facts.fan_out) > 1
+
+
+def sums(structure: Structure) -> tuple[ResidualSpan, ...]:
+    """Return the residual sums, concatenations left out."""
+    return tuple(span for span in structure.spans if span.kind == "add")
+
+
+def is_plain(structure: Structure, anatomy: Anatomy) -> bool:
+    """Whether the network is a chain of layers without norms and shortcuts."""
+    return not anatomy.norms and not sums(structure)
+
+
+def target_std(facts: WeightFacts, initialiser: Initialiser) -> float:
+    """Return the standard deviation that an initialiser gives a layer."""
+    # The rows of an orthogonal matrix are the outputs, whatever the kernel is.
+    fan_out = facts.out_size if initialiser.orthogonal else facts.fan_out
+    return initialiser.std(facts.fan_in, fan_out)
+
+
+def against_target(
+    layers: Sequence[WeightFacts], initialiser: Initialiser, activation: str
+) -> str:
+    """Return measured and asked-for deviation of some layers in words.
+
+    Args:
+        layers: Layers that one initialiser serves; at least one.
+        initialiser: It.
+        activation: What follows them, for a reader.
+
+    Returns:
+        Such as `fc1 has std 0.058 against 0.25 = sqrt(2 / fan_in) for ReLU`.
+    """
+    # The layer that is farthest off says most.
+    worst = max(layers, key=lambda facts: _off(facts, initialiser))
+    target = target_std(worst, initialiser)
+    return (
+        f"{named(worst.layer)} has std {amount(worst.std, 2)} against "
+        f"{amount(target, 2)} = {initialiser.formula} for {activation}"
+    )
+
+
+def _off(facts: WeightFacts, initialiser: Initialiser) -> float:
+    target = target_std(facts, initialiser)
+    low, high = sorted((facts.std, target))
+    return high / low if low > 0 else float("inf")
+
+
+def largest_mismatch(pairs: Iterable[tuple[WeightFacts, Initialiser]]) -> float:
+    """Return the largest factor between measured and target deviation; 1 for none."""
+    return max((_off(facts, initialiser) for facts, initialiser in pairs), default=1.0)
+
+
+def typical_mismatch(pairs: Iterable[tuple[WeightFacts, Initialiser]]) -> float:
+    """Return the median factor between measured and target deviation; 1 for none."""
+    factors = [_off(facts, initialiser) for facts, initialiser in pairs]
+    return median(factors) if factors else 1.0
