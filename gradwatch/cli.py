@@ -13,6 +13,7 @@ import typer
 from gradwatch.errors import GradWatchError
 
 if TYPE_CHECKING:
+    from gradwatch.findings import Severity
     from gradwatch.rules import Rule
 
 app = typer.Typer(
@@ -94,6 +95,74 @@ def _as_html(path: Path) -> Path:
     if path.suffix.lower() not in {".html", ".htm"}:
         raise typer.BadParameter(f"{path} must end in .html.", param_hint="--html")
     return path
+
+
+@app.command(
+    context_settings={
+        "allow_extra_args": True,
+        "ignore_unknown_options": True,
+        "allow_interspersed_args": False,  # what follows the script is the script's
+    }
+)
+def run(
+    context: typer.Context,
+    target: Annotated[
+        str, typer.Argument(metavar="SCRIPT", help="A script; a module after -m.")
+    ],
+    module: Annotated[
+        bool,
+        typer.Option("-m", "--module", help="SCRIPT is a module, as in python -m."),
+    ] = False,
+    console: Annotated[
+        str, typer.Option(help="alerts, live, end or none: what is printed.")
+    ] = "alerts",
+    settings: Annotated[
+        Path | None, typer.Option(help="TOML or YAML file of settings.")
+    ] = None,
+    record: Annotated[
+        Path | None, typer.Option(help="Folder to keep the run's records in.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="Share of training time it may take.")
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(help="Probe every so many steps.")
+    ] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(help="warning or critical: exit with 3 if one is confirmed."),
+    ] = None,
+) -> None:
+    """Run a training script with everything that it trains watched.
+
+    No line of the script changes. The exit status is the script's own.
+
+    Raises:
+        Exit: Always, with that status.
+    """
+    from gradwatch import script
+
+    options = {
+        "console": None if console == "none" else console,
+        "settings": None if settings is None else str(settings),
+        "record": None if record is None else str(record),
+        "budget": budget,
+        "every": every,
+    }
+    given = {k: v for k, v in options.items() if v is not None or k == "console"}
+    level = None if fail_on is None else _severity(fail_on)
+    status = script.run(target, context.args, module=module, fail_on=level, **given)
+    raise typer.Exit(status)
+
+
+def _severity(word: str) -> Severity:
+    from gradwatch.findings import Severity
+
+    if word.upper() not in ("WARNING", "CRITICAL"):
+        raise typer.BadParameter(
+            f"{_one_line(word)!r} must be warning or critical.", param_hint="--fail-on"
+        )
+    return Severity[word.upper()]
 
 
 @app.command()

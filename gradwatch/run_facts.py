@@ -61,11 +61,13 @@ def compose_report(
             "the module whose parameters it updates, or build the optimizer after the "
             "model got its final parameters.",
         )
-    recommendations, rejections = (), ()
-    if anatomy is not None:
-        recommendations, rejections = recommend(
-            standing, structure, anatomy, history, settings
-        )
+    recommendations, rejections = recommend(
+        standing if anatomy is not None else (),
+        structure,
+        anatomy or Anatomy(),
+        history,
+        settings,
+    )
     return build_report(
         history=history,
         structure=structure,

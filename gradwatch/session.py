@@ -304,6 +304,11 @@ class Watch:
         self._observer.hooks.guard(self._observer.log_loss, loss)
 
     @property
+    def name(self) -> str:
+        """What the report calls the model."""
+        return self._name or self._model_name
+
+    @property
     def structure(self) -> Structure:
         """The network as gradwatch understood it."""
         return self._observer.structure
