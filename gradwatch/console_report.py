@@ -25,6 +25,11 @@ from gradwatch.console_layers import (
     time_lines,
     trunk_lines,
 )
+from gradwatch.console_recommendations import (
+    left_over,
+    plan,
+    recommendation_cards,
+)
 from gradwatch.console_text import MISSING, duration, inert, measured, number, percent
 from gradwatch.findings import Evidence, Finding, Health, Severity, Trend
 from gradwatch.records import Coverage
@@ -61,9 +66,13 @@ class ReportView:
         report, width = self._report, options.max_width
         order = {row.name: place for place, row in enumerate(table_rows(report))}
         yield from _header(report)
-        for finding in report.findings:
+        planned = plan(report)
+        for place, finding in enumerate(report.findings):
             yield Text()
-            yield finding_card(finding, order)
+            answered = bool(planned.answers.get(place))
+            yield finding_card(finding, order, answered=answered)
+            yield from recommendation_cards(report, place, planned, width)
+        yield from _section("Against what no longer stands", left_over(report, planned))
         if report.layers:
             asof = f", step {report.layers_step}" if report.layers_step else ""
             newest = max(report.run.probe_steps, default=None)
@@ -121,12 +130,15 @@ def _summary(report: Report) -> Iterator[str]:
         yield f"rank {run.rank} only"
 
 
-def finding_card(finding: Finding, order: dict[str, int]) -> RenderableType:
+def finding_card(
+    finding: Finding, order: dict[str, int], *, answered: bool = False
+) -> RenderableType:
     """Return one finding with all its evidence.
 
     Args:
         finding: The finding.
         order: Place of each layer in the table, to shorten lists of layers.
+        answered: Whether recommendations follow: they say more than its help.
 
     Returns:
         The card.
@@ -152,9 +164,13 @@ def finding_card(finding: Finding, order: dict[str, int]) -> RenderableType:
         rows.add_row("" if index else "so", Text(inert(text)))
     if finding.affected:
         rows.add_row("suffering", Text(_layers(finding.affected, order)))
-    rows.add_row("since", Text(_since(finding)))
-    rows.add_row("help", Text(inert(finding.help)))
-    rows.add_row("more", Text(f"gradwatch explain {inert(finding.code)}", style="dim"))
+    more = f"gradwatch explain {inert(finding.code)}"
+    if answered:
+        rows.add_row("since", Text.assemble(_since(finding), (f"  ({more})", "dim")))
+    else:
+        rows.add_row("since", Text(_since(finding)))
+        rows.add_row("help", Text(inert(finding.help)))
+        rows.add_row("more", Text(more, style="dim"))
     return Group(
         Rule(title, align="left", style=style),
         Padding(Text(inert(finding.message)), _INDENT),

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from gradwatch.findings import Finding, Health
+from gradwatch.recommendations import Recommendation, Verdict
 from gradwatch.report import Report
 from gradwatch.rules.wording import named
 from gradwatch.settings import Settings
@@ -15,6 +16,14 @@ _NUMBER = re.compile(r"\d+")
 _SPELLED_OUT = 3
 #: Steps over those up to the newest probe from which it counts as old (chosen).
 _OLD = 2
+#: Which recommendation comes first, by what its trial said; None: not tried.
+_AFTER_TRIAL = (
+    Verdict.HELPED,
+    None,
+    Verdict.NO_CHANGE,
+    Verdict.FAILED,
+    Verdict.HURT,
+)
 
 
 def sentence(report: Report, settings: Settings) -> str:
@@ -90,6 +99,8 @@ def next_step(report: Report, settings: Settings) -> str:
         )
     if report.health is Health.HEALTHY:
         return _checked(report)
+    if report.findings and report.recommendations:
+        return _treatment(report)
     if report.findings:
         first = report.findings[0]
         return f"{first.help} `gradwatch explain {first.code}` says more."
@@ -103,6 +114,31 @@ def next_step(report: Report, settings: Settings) -> str:
     if len(report.run.probe_steps) < settings.healthy_probes:
         return "Train a few more steps under the watch."
     return f"See which rules could not be judged, and why. {_checked(report)}"
+
+
+def by_trial(recommendations: Sequence[Recommendation]) -> list[int]:
+    """Return the places of recommendations: what helped, the untried, the rest."""
+    tried = [r.trial.verdict if r.trial else None for r in recommendations]
+    return sorted(range(len(tried)), key=lambda place: _AFTER_TRIAL.index(tried[place]))
+
+
+def _treatment(report: Report) -> str:
+    """Say which recommendation comes next: one that helped, else the first untried."""
+    first = report.findings[0]
+    explain = f"`gradwatch explain {first.code}` says more."
+    place = by_trial(report.recommendations)[0]
+    chosen = report.recommendations[place]
+    verdict = chosen.trial.verdict if chosen.trial else None
+    if verdict not in {Verdict.HELPED, None}:
+        many = len(report.recommendations)
+        what = "The remedy was" if many == 1 else f"All {many} remedies were"
+        return f"{what} tried; none helped. {first.help} {explain}"
+    helped = " (it helped in its trial)" if verdict is Verdict.HELPED else ""
+    if not chosen.can_apply:
+        where = f" at {chosen.where}" if chosen.where else ""
+        return f"{chosen.title}{helped}; you change this{where}. {explain}"
+    how = f"`gradwatch.treat(model, report.recommendations[{place}])`"
+    return f"{chosen.title}{helped}: {how} returns a copy so treated."
 
 
 def _checked(report: Report) -> str:
