@@ -1,0 +1,1 @@
+"""A folder put on PYTHONPATH below `gradwatch run`; see `gradwatch.script`."""
