@@ -1,4 +1,4 @@
-"""Which situation a finding describes: what the table of remedies is keyed by (facts C).
+"""Which situation a finding describes: the key of the table of remedies (facts C).
 
 The same symptom has other cures in other networks: a gradient that fades through
 sigmoids needs another activation, one that fades through ReLUs another initialisation.

@@ -116,8 +116,10 @@ def test_weights_have_the_sizes_and_spread_of_their_layers():
     )
     assert head.layer == "7"
     assert not head.hidden
-    assert same.std == pytest.approx(float(model[2].weight.detach().std()), rel=1e-5)
-    assert same.bias_mean == pytest.approx(float(model[2].bias.detach().mean()), abs=1e-6)
+    spread = model[2].weight.detach().std()
+    assert same.std == pytest.approx(float(spread), rel=1e-5)
+    bias = model[2].bias.detach().mean()
+    assert same.bias_mean == pytest.approx(float(bias), abs=1e-6)
 
 
 class Reader(nn.Module):

@@ -1,0 +1,1 @@
+"""Repair bench: do the recommendations repair the sick set-ups of the fault bench?"""
