@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from statistics import median
 
 from gradwatch.anatomy import ActivationSite, Anatomy, WeightFacts
 from gradwatch.remedies.initialisers import Initialiser
@@ -106,12 +106,22 @@ def _off(facts: WeightFacts, initialiser: Initialiser) -> float:
     return high / low if low > 0 else float("inf")
 
 
-def largest_mismatch(pairs: Iterable[tuple[WeightFacts, Initialiser]]) -> float:
-    """Return the largest factor between measured and target deviation; 1 for none."""
-    return max((_off(facts, initialiser) for facts, initialiser in pairs), default=1.0)
+def log10_too_small(
+    pairs: Iterable[tuple[WeightFacts, Initialiser]],
+) -> list[float]:
+    """Return how many decades each layer's weights are below their target.
 
+    Each layer multiplies the gradient by a factor that is proportional to its weights,
+    so that the sum over layers is what the weights do to D where the activation is
+    homogeneous (ReLU, linear).
 
-def typical_mismatch(pairs: Iterable[tuple[WeightFacts, Initialiser]]) -> float:
-    """Return the median factor between measured and target deviation; 1 for none."""
-    factors = [_off(facts, initialiser) for facts, initialiser in pairs]
-    return median(factors) if factors else 1.0
+    Args:
+        pairs: Layers with their initialiser.
+
+    Returns:
+        Positive for weights that are too small; 8 for all zero ones.
+    """
+    return [
+        math.log10(target_std(facts, initialiser) / facts.std) if facts.std > 0 else 8.0
+        for facts, initialiser in pairs
+    ]
