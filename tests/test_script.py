@@ -318,6 +318,23 @@ def test_another_rank_started_by_a_launcher_is_watched_in_silence(tmp_path):
     assert done.stdout.strip() == "watched [3]"
 
 
+def test_the_users_own_sitecustomize_still_runs(tmp_path):
+    """Ours stands in front of it and hands on."""
+    (tmp_path / "sitecustomize.py").write_text("import sys; sys.users_own = True\n")
+    done = run(
+        tmp_path,
+        """
+        import os, subprocess, sys
+        child = subprocess.run(
+            [sys.executable, "-c", "import sys; print(sys.users_own)"],
+            capture_output=True, text=True)
+        print(child.stdout.strip(), child.stderr)
+        """,
+        PYTHONPATH=os.pathsep.join([os.getcwd(), str(tmp_path)]),
+    )
+    assert done.stdout.strip() == "True"
+
+
 def test_workers_of_a_loader_are_not_other_ranks(tmp_path):
     """A process that inherits our rank is none of another rank."""
     done = run(

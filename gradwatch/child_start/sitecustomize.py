@@ -4,8 +4,8 @@ Starts watching where a launcher started this process as another rank; otherwise
 nothing. Then it hands on to the sitecustomize that it stands in front of.
 """
 
-import contextlib
-import importlib
+import importlib.machinery
+import importlib.util
 import os
 import sys
 
@@ -31,6 +31,7 @@ if _is_other_rank():
         sys.stderr.write(f"gradwatch: this rank is not watched: {error!r}\n")
 
 sys.path[:] = [path for path in sys.path if os.path.abspath(path) != _HERE]
-sys.modules.pop("sitecustomize", None)
-with contextlib.suppress(ImportError):
-    importlib.import_module("sitecustomize")
+# Not by `import`: that name is this module's while it is being imported.
+_next = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path)
+if _next is not None and _next.loader is not None:
+    _next.loader.exec_module(importlib.util.module_from_spec(_next))
