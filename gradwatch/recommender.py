@@ -11,10 +11,10 @@ from gradwatch.findings import Finding, Severity
 from gradwatch.history import History
 from gradwatch.recommendations import Recommendation, Rejection
 from gradwatch.remedies import REMEDIES, Case, Remedy
-from gradwatch.remedy_ranking import expected_success
+from gradwatch.remedy_ranking import place
 from gradwatch.rules import RULES
 from gradwatch.settings import Settings
-from gradwatch.situations import Situation, situation
+from gradwatch.situations import situation
 from gradwatch.structure import Structure
 
 _LOG = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ def recommend(
     """Return what may help, best first, and what was considered and left out.
 
     A note gets no recommendation: nothing is wrong yet. The order is that of the
-    findings for causes of their own, and of the measured record (`remedy_ranking.py`)
-    within one; a trial orders them anew.
+    measured record in the finding's situation (`remedy_ranking.py`), what answers a
+    worse finding first among equals; a trial orders them anew.
 
     Args:
         findings: Standing findings, worst first.
@@ -46,9 +46,9 @@ def recommend(
     Returns:
         Recommendations and rejections.
     """
-    offered: list[tuple[float, Recommendation]] = []
+    offered: list[tuple[tuple[int, ...], Recommendation]] = []
     left_out: list[Rejection] = []
-    for finding in findings:
+    for number, finding in enumerate(findings):
         if finding.severity < Severity.WARNING:
             continue
         case = Case(finding, tuple(findings), structure, anatomy, history, settings)
@@ -61,7 +61,7 @@ def recommend(
                 if isinstance(answer, Rejection):
                     left_out.append(answer)
                 elif named:
-                    offered.append((expected_success(where, answer), answer))
+                    offered.append(((*place(where, answer), number), answer))
     recommendations = _merged(offered)
     taken = {recommendation.remedy for recommendation in recommendations}
     rejections = {r.remedy: r for r in reversed(left_out) if r.remedy not in taken}
@@ -82,20 +82,14 @@ def _named_by(code: str) -> tuple[str, ...]:
 
 
 def _merged(
-    offered: Iterable[tuple[float, Recommendation]],
+    offered: Iterable[tuple[tuple[int, ...], Recommendation]],
 ) -> tuple[Recommendation, ...]:
-    """Join equal treatments of several findings; best expectation first."""
-    best: dict[object, tuple[float, Recommendation]] = {}
-    for score, new in offered:
+    """Join equal treatments of several findings; the best place first."""
+    best: dict[object, tuple[tuple[int, ...], Recommendation]] = {}
+    for rank, new in offered:
         key = (new.remedy, new.layers, tuple(sorted(new.options.items())))
-        if key in best:
-            old_score, old = best[key]
-            codes = tuple(dict.fromkeys((*old.answers, *new.answers)))
-            best[key] = (max(score, old_score), replace(old, answers=codes))
-        else:
-            best[key] = (score, new)
-    ranked = sorted(best.values(), key=lambda pair: -pair[0])  # stable
+        old_rank, old = best.get(key, (rank, new))
+        codes = tuple(dict.fromkeys((*old.answers, *new.answers)))
+        best[key] = (min(rank, old_rank), replace(old, answers=codes))
+    ranked = sorted(best.values(), key=lambda pair: pair[0])  # stable
     return tuple(recommendation for _, recommendation in ranked)
-
-
-__all__ = ["Situation", "answers", "recommend"]
