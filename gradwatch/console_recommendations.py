@@ -6,6 +6,7 @@ that a report stays one. Text from users and remedies goes through `inert`.
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,6 +46,7 @@ _RISK_STYLES = {
 _MOST = 3
 _MOST_REJECTED = 4
 _MOST_CODE = 12
+_YEAR = re.compile(r"[^;]*?\(\d{4}\w?\)")
 _INDENT = (0, 0, 0, 2)
 _CODE_INDENT = 4
 
@@ -180,7 +182,8 @@ def _full(report: Report, index: int, width: int) -> Iterator[RenderableType]:
     rows.add_row("risk", _risk(recommendation))
     if recommendation.caution:
         rows.add_row("caution", Text(inert(recommendation.caution)))
-    known = [inert(t) for t in (recommendation.record, recommendation.source) if t]
+    source = _cited(recommendation.source)
+    known = [inert(text) for text in (recommendation.record, source) if text]
     if known:
         label = "record" if recommendation.record else "source"
         rows.add_row(label, Text("; ".join(known)))
@@ -188,6 +191,13 @@ def _full(report: Report, index: int, width: int) -> Iterator[RenderableType]:
     yield Padding(rows, _INDENT)
     if recommendation.code.strip():
         yield _code(recommendation.code, index, width - _CODE_INDENT)
+
+
+def _cited(source: str) -> str:
+    """Return authors and years: the titles stand in the remedy's page."""
+    works = source.split("; ")
+    ends = [_YEAR.match(work) for work in works]
+    return "; ".join(e[0] if e else w for e, w in zip(ends, works, strict=True))
 
 
 def _brief(report: Report, index: int, rank: int) -> RenderableType:

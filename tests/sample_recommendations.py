@@ -34,7 +34,10 @@ SWAP = Recommendation(
     sites=(ActivationSite("layers.0", "sigmoid", "acts.0"),),
     options={"to": "relu", "gain": 2.0, "layers": 9, "bias": True},
     caution="The outputs are no longer between 0 and 1.",
-    source="Glorot, Bordes & Bengio (2011); He et al. (2015)",
+    source=(
+        "Glorot, Bordes & Bengio (2011), Deep sparse rectifier neural networks; He et "
+        "al. (2015), Delving deep into rectifiers, arXiv:1502.01852"
+    ),
     record="helped 24 of 24 deep sigmoid networks",
 )
 KUMAR = Recommendation(
