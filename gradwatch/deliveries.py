@@ -83,6 +83,11 @@ class Deliveries:
         """Take a probe that is under way."""
         self._probes.append(probe)
 
+    @property
+    def under_way(self) -> bool:
+        """Whether something has not been delivered yet."""
+        return bool(self._pulses or self._probes)
+
     def deliver(self, *, wait: bool) -> None:
         """Turn arrived numbers into records, oldest first.
 

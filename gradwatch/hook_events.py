@@ -41,6 +41,9 @@ class Events(Protocol):
     def on_step_end(self, optimizer: Optimizer) -> None:
         """An optimizer has updated."""
 
+    def on_rest_end(self, steps: int, *, clock_runs: bool) -> None:
+        """So many steps of the clock went by without a look."""
+
     def on_closure_loss(self, loss: Any) -> None:
         """A closure returned its loss."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 import traceback
 import warnings
 import weakref
@@ -26,8 +27,12 @@ from torch.optim.optimizer import (
 from gradwatch.errors import DetachedWarning
 from gradwatch.hook_events import Events, Inert, inside_functorch, is_nested_step
 from gradwatch.layers import walk
+from gradwatch.stopwatch import Stopwatch
 
 Result = TypeVar("Result")
+
+#: Steps of other optimizers in a row after which a rest ends: the clock has stopped.
+_MAX_STRANGERS = 32
 
 
 class _EnterHook(Inert):
@@ -67,6 +72,7 @@ class _RootEnterHook(Inert):
     def __call__(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         if torch.compiler.is_compiling():
             return
+        self.manager.root_runs = True
         if not self.manager.attached:
             self.manager.sweep()
         elif torch.is_grad_enabled() and not inside_functorch():
@@ -112,20 +118,33 @@ class HookManager:
     Args:
         model: The watched module. Held weakly.
         events: Receives what the hooks see.
+        stopwatch: Runs while ours runs.
     """
 
-    def __init__(self, model: nn.Module, events: Events) -> None:
+    def __init__(self, model: nn.Module, events: Events, stopwatch: Stopwatch) -> None:
         self.events = events
+        self._stopwatch = stopwatch
         self.attached = False
         self.armed = False
         #: Set on steps without a pulse: nobody asks for the end of backward.
         self.quiet = False
         self.failure: str | None = None
         self._model = weakref.ref(model)
-        self._permanent: list[Any] = []
+        #: Steps of the clock left to rest, and steps rested so far.
+        self.resting = 0
+        self.rested = 0
+        #: Whether the root's forward was seen to run, outside a compiled region.
+        self.root_runs = False
+        self._clock: weakref.ref[Optimizer] | None = None
+        self._strangers = 0
+        self._nests = False
+        self._pre: Any = None
+        self._post: Any = None
+        self._root: list[Any] = []
         self._module_handles: list[Any] = []
         self._tensor_handles: list[Any] = []
         self._accumulate: Any = None
+        self._followed: weakref.ref[Tensor] | None = None
         self._depth: dict[int, int] = {}
         self.stepping = 0
         self._thread = threading.get_ident()
@@ -138,16 +157,17 @@ class HookManager:
         if self.attached or model is None:
             return
         self.attached = True
-        self._permanent = [
-            register_optimizer_step_pre_hook(_OptimizerPre(self)),
-            register_optimizer_step_post_hook(_OptimizerPost(self)),
+        self._pre = register_optimizer_step_pre_hook(_OptimizerPre(self))
+        self._post = register_optimizer_step_post_hook(_OptimizerPost(self))
+        self._hook_root(model)
+
+    def _hook_root(self, model: nn.Module) -> None:
+        if isinstance(model, torch.jit.ScriptModule):  # those take no such hooks
+            return
+        self._root = [
+            model.register_forward_pre_hook(_RootEnterHook(self), with_kwargs=True),
+            model.register_forward_hook(_RootLeaveHook(self)),
         ]
-        if not isinstance(model, torch.jit.ScriptModule):  # those take no such hooks
-            enter, leave = _RootEnterHook(self), _RootLeaveHook(self)
-            self._permanent += [
-                model.register_forward_pre_hook(enter, with_kwargs=True),
-                model.register_forward_hook(leave),
-            ]
 
     def follow_backward(self, parameter: Tensor | None) -> None:
         """Learn of the end of backward from this parameter's gradient."""
@@ -155,6 +175,7 @@ class HookManager:
             self._accumulate.remove()
             self._accumulate = None
         if parameter is not None and parameter.requires_grad:
+            self._followed = weakref.ref(parameter)
             self._accumulate = parameter.register_post_accumulate_grad_hook(
                 _BackwardEndHook(self)
             )
@@ -187,6 +208,7 @@ class HookManager:
     def detach(self) -> None:
         """Remove every hook. Repeated calls do nothing."""
         self.attached = False
+        self.resting = 0
         self.disarm()
         self.follow_backward(None)
         self.sweep()
@@ -200,9 +222,11 @@ class HookManager:
         """
         if self.stepping:
             return
-        for handle in self._permanent:
-            handle.remove()
-        self._permanent.clear()
+        for handle in (self._pre, self._post, *self._root):
+            if handle is not None:
+                handle.remove()
+        self._pre = self._post = None
+        self._root = []
 
     # -- hooks inside a probe -----------------------------------------------------
 
@@ -245,16 +269,90 @@ class HookManager:
         """Count only forwards of the thread that steps the optimizer from now on."""
         self._thread = threading.get_ident()
 
-    # -- optimizer steps ----------------------------------------------------------
+    # -- rest: steps that nobody looks at -----------------------------------------
 
-    @contextlib.contextmanager
-    def step_hook(self) -> Iterator[None]:
-        """Mark that torch is walking through the optimizer hooks."""
-        self.stepping += 1
-        try:
-            yield
-        finally:
+    def rest(self, steps: int, clock: Optimizer | None) -> None:
+        """Take off every hook but the one that counts steps.
+
+        The root's hooks stay where its forward was not seen to run outside a compiled
+        region: taking them off and putting them on again would cost recompiles.
+
+        Args:
+            steps: Steps of the clock until `on_rest_end`.
+            clock: The optimizer whose steps count; None if `count_step` tells of them.
+        """
+        if not self.attached or self.resting or self._nests or steps < 2:
+            return
+        self.resting, self.rested = steps, 0
+        self._clock = None if clock is None else weakref.ref(clock)
+        self._strangers = 0
+        if self._accumulate is not None:
+            self._accumulate.remove()
+            self._accumulate = None
+        # torch walks through the other hooks of steps now, not through these.
+        self._pre.remove()
+        if self.root_runs:
+            for handle in self._root:
+                handle.remove()
+            self._root.clear()
+
+    def count_rested(self, optimizer: Optimizer) -> None:
+        """Count a step of the clock; after the last one that rests, wake up."""
+        if self._clock is None:
+            return
+        if self._clock() is optimizer:
+            self._strangers = 0
+            self.rested += 1
+        else:
+            self._strangers += 1
+            if self._strangers < _MAX_STRANGERS:
+                return
+            self.resting = 1  # the clock has stopped: another one must be found
+        self.resting -= 1
+        if not self.resting:
+            self.stepping += 1
+            self.guard(self._wake, self._strangers == 0)
             self.stepping -= 1
+
+    def count_step(self) -> bool:
+        """Count a step that no hook sees; return whether it fell into a rest."""
+        if not self.resting:
+            return False
+        self.rested += 1
+        self.resting -= 1
+        if not self.resting:
+            self.guard(self._wake, True)
+        return True
+
+    def time_of_rest(self) -> float:
+        """Return the seconds that a step costs that is only counted."""
+        if not self.attached or self.resting:
+            return 0.0
+        hook = _OptimizerPost(self)
+        clock: Any = Inert()
+        kept = self._clock
+        self._clock = weakref.ref(clock)
+        self.resting = calls = 64
+        try:
+            started = time.perf_counter()
+            for _ in range(calls - 1):
+                hook(clock, (), {})
+            return (time.perf_counter() - started) / (calls - 1)
+        finally:
+            self._clock, self.resting, self.rested = kept, 0, 0
+
+    def _wake(self, clock_runs: bool) -> None:
+        rested, self.rested = self.rested, 0
+        model = self._model()
+        if model is not None:
+            self._pre = register_optimizer_step_pre_hook(_OptimizerPre(self))
+            if not self._root:
+                self._hook_root(model)
+            followed = self._followed() if self._followed is not None else None
+            self.follow_backward(followed)
+        self.events.on_rest_end(rested, clock_runs=clock_runs)
+
+    # -- optimizer steps ----------------------------------------------------------
 
     def step_begin(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         """Count an outermost step; wrap its closure if it has one."""
@@ -262,6 +360,7 @@ class HookManager:
         depth = self._depth.get(key, 0)
         if depth > 0 and not is_nested_step(optimizer):
             depth = 0  # an earlier step was left by an exception
+        self._nests = self._nests or depth > 0
         self._depth[key] = depth + 1
         if depth > 0:
             return None
@@ -310,6 +409,7 @@ class HookManager:
         """Run ours; on an error detach, warn once, and let training go on."""
         if not self.attached:
             return None
+        outermost = self._stopwatch.start()
         grad_enabled = torch.is_grad_enabled()
         torch._C._set_grad_enabled(False)  # a context manager costs ten times as much
         try:
@@ -319,6 +419,8 @@ class HookManager:
             return None
         finally:
             torch._C._set_grad_enabled(grad_enabled)
+            if outermost:
+                self._stopwatch.stop()
 
     def attempt(self, function: Callable[..., Result], *args: Any) -> Result | None:
         """Run ours outside of hooks, also when detached; warn at the first error."""
@@ -352,8 +454,11 @@ class _OptimizerPre(Inert):
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or not self.manager.attached:
             return None
-        with self.manager.step_hook():
+        self.manager.stepping += 1
+        try:
             return self.manager.step_begin(optimizer, args, kwargs)
+        finally:
+            self.manager.stepping -= 1
 
 
 class _OptimizerPost(Inert):
@@ -363,8 +468,15 @@ class _OptimizerPost(Inert):
     def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         if torch.compiler.is_compiling() or not self.manager.attached:
             return
-        with self.manager.step_hook():
-            self.manager.step_end(optimizer)
+        manager = self.manager
+        if manager.resting:
+            manager.count_rested(optimizer)
+            return
+        manager.stepping += 1
+        try:
+            manager.step_end(optimizer)
+        finally:
+            manager.stepping -= 1
 
 
 @contextlib.contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Set
 from typing import Any
 
@@ -59,11 +58,11 @@ class Observer:
         self.history = history
         self.structure = Structure()
         self.rhythm = Rhythm(settings)
-        self.hooks = HookManager(model, self)
-        self.step = 0
+        self._stopwatch = Stopwatch(settings.budget_after)
+        self.hooks = HookManager(model, self, self._stopwatch)
+        self._step = 0
         self.watched = WatchedModel(model, include, exclude)
         self.optimizers = OptimizerRoles(self.watched)
-        self._stopwatch = Stopwatch(settings.budget_after)
         self._deliveries = Deliveries(settings, history, self.rhythm, on_probe)
         self._deliveries.scaler = scaler
         self._scaler_sought = scaler is not None
@@ -74,8 +73,8 @@ class Observer:
         self._pulses = PulseReader([])
         self._pulsed: tuple[tuple[str, int], ...] = ()
         self._pulse_wanted = True
-        self._pulse_cost = 0.0
         self._follow_tries = 0
+        self._idle_s = 0.0
         self._loss: float | Tensor | None = None
         self._last = LastForward()
 
@@ -87,6 +86,8 @@ class Observer:
         self.hooks.guard(self._resolve)
         self.hooks.guard(self.watched.note_zero_parameters)
         self.hooks.guard(self._follow)
+        self._idle_s = self.hooks.time_of_rest()
+        self.rhythm.note_idle(self._idle_s)
         if self.rhythm.wants_probe(0):
             self.hooks.guard(self._arm)
 
@@ -110,6 +111,11 @@ class Observer:
     def _deliver(self, wait: bool) -> None:
         """Turn what has arrived into records; all that is under way if `wait`."""
         self._deliveries.deliver(wait=wait)
+
+    @property
+    def step(self) -> int:
+        """Steps of the clock so far."""
+        return self._step + self.hooks.rested
 
     @property
     def num_probes(self) -> int:
@@ -183,9 +189,7 @@ class Observer:
     def on_root_forward(self, args: tuple[Any, ...], kwargs: Any) -> None:
         """Keep references to the inputs and the RNG state of the last forward."""
         if self.settings.nan_origin != "off":
-            started = time.perf_counter()
             self._last.remember(args, kwargs, random=self.watched.random)
-            self._stopwatch.spend(started)
 
     def on_root_output(self, output: Any) -> None:
         """Note the loss where the model computes it itself."""
@@ -195,10 +199,8 @@ class Observer:
 
     def on_module_enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Hand a module call to the probe."""
-        started = time.perf_counter()
         if self._probe is not None:
             self._probe.enter(module, args, kwargs)
-        self._stopwatch.spend(started)
 
     def on_module_muted(self, module: nn.Module) -> None:
         """Tell the probe of a module that runs with gradients off."""
@@ -207,19 +209,14 @@ class Observer:
 
     def on_module_leave(self, module: nn.Module, args: Any, output: Any) -> None:
         """Hand a module's output to the probe."""
-        started = time.perf_counter()
         if self._probe is not None:
             self._probe.leave(module, args, output)
-        self._stopwatch.spend(started)
 
     def on_backward_end(self) -> None:
         """Take the pulse before anybody clips the gradients."""
-        started = time.perf_counter()
         self._num_backwards += 1
         if self._pulse_wanted:
             self._pulses.read_backward_end()
-            self._stopwatch.spend(started)
-            self._pulse_cost = time.perf_counter() - started
 
     # -- optimizer steps ----------------------------------------------------------
 
@@ -229,7 +226,6 @@ class Observer:
 
     def on_step_begin(self, optimizer: Optimizer) -> None:
         """Read gradients as the optimizer gets them."""
-        started = time.perf_counter()
         if not self.owns(optimizer):
             self.optimizers.foreign.add(type(optimizer).__name__)
             return
@@ -242,10 +238,8 @@ class Observer:
             self._take_pulse(optimizer)
         if self._probe is not None:
             self._read_probe(optimizer, clock)
-        self._stopwatch.spend(started)
 
     def _take_pulse(self, optimizer: Optimizer) -> None:
-        started = time.perf_counter()
         if not self._pulse_wanted and self._probe is None:
             return
         if not self._pulses.waiting:
@@ -262,10 +256,9 @@ class Observer:
         reading.pending = reading.ledger.transfer()
         loss = self._loss if isinstance(self._loss, float) else None
         self._deliveries.add_pulse(
-            PendingPulse(self.step, reading, loss, largest_lr(optimizer))
+            PendingPulse(self._step, reading, loss, largest_lr(optimizer))
         )
         self._seek_nan_origin(reading)
-        self.rhythm.note_pulse(time.perf_counter() - started + self._pulse_cost)
 
     def _rechoose_followed(self) -> None:
         """The followed parameter stayed silent: try another one."""
@@ -292,7 +285,7 @@ class Observer:
             return
         model = self.watched.model
         if model is not None and self._probe is None:
-            self._deliveries.origin = replay_forward(model, self._last, self.step)
+            self._deliveries.origin = replay_forward(model, self._last, self._step)
 
     def _read_probe(self, optimizer: Optimizer, clock: bool) -> None:
         probe = self._probe
@@ -309,19 +302,17 @@ class Observer:
 
     def on_step_end(self, optimizer: Optimizer) -> None:
         """Measure the update; end the probe; decide about the next step."""
-        started = time.perf_counter()
         if not self.owns(optimizer):
             return
         if self._probe is not None:
             self._probe.at_step.read_updates()
         if self.optimizers.clock is optimizer:
-            self._end_step(optimizer, started)
-        else:
-            self._stopwatch.spend(started)
+            self._end_step(optimizer)
 
     def manual_step(self) -> None:
         """End a step of an optimizer that is not a `torch.optim.Optimizer`."""
-        started = time.perf_counter()
+        if self.hooks.count_step():
+            return
         if self._probe is not None:
             self._probe.at_step.read_gradients(
                 dict(self.watched.parameters), None, False
@@ -333,31 +324,52 @@ class Observer:
         if reading is not None:
             reading.pending = reading.ledger.transfer()
             loss = self._loss if isinstance(self._loss, float) else None
-            self._deliveries.add_pulse(PendingPulse(self.step, reading, loss, None))
-        self._end_step(None, started)
+            self._deliveries.add_pulse(PendingPulse(self._step, reading, loss, None))
+        self._end_step(None)
 
-    def _end_step(self, optimizer: Optimizer | None, started: float) -> None:
-        if self._probe is not None:
-            self._seal(optimizer, started)
+    def _end_step(self, optimizer: Optimizer | None) -> None:
+        probed = self._probe is not None
+        if probed:
+            self._seal(optimizer)
         self._loss = None
         self._num_backwards = 0
         self._deliver(False)
-        self.step += 1
-        self._deliveries.step = self.step
-        now = time.perf_counter()
-        self._stopwatch.spend(started)
-        step_s = self._stopwatch.end_step(self.step, now)
-        if self.step > 2 and step_s > 0:
+        self._begin_step(1)
+        if self._pulse_wanted and not probed:
+            self.rhythm.note_pulse(self._stopwatch.step_s)
+        self._look_ahead(optimizer)
+
+    def _begin_step(self, count: int) -> None:
+        """Count steps of the clock that ended, and what they took."""
+        self._step += count
+        self._deliveries.step = self._step
+        step_s = self._stopwatch.end_step(self._step, count)
+        if self._step > 2 and step_s > 0:
             self.rhythm.note_step(step_s)
-        self._pulse_wanted = self.rhythm.wants_pulse(self.step)
+        if self._stopwatch.started_after is not None:
+            self.rhythm.note_balance(*self._stopwatch.overhead())
+
+    def _look_ahead(self, optimizer: Optimizer | None) -> None:
+        """Prepare the looks at the step that begins, or rest until the next one."""
+        self._pulse_wanted = self.rhythm.wants_pulse(self._step)
         self.hooks.quiet = not self._pulse_wanted
         if not self._pulse_wanted:
             self._pulses.drop()
-        if self.rhythm.wants_probe(self.step):
-            armed = time.perf_counter()
+        if self.rhythm.wants_probe(self._step):
+            self._stopwatch.begin_probe()
             self._resolve()
             self._arm()
-            self._stopwatch.spend(armed)
+        elif not self._pulse_wanted and not self._deliveries.under_way:
+            self.hooks.rest(self.rhythm.rest(self._step), optimizer)
+
+    def on_rest_end(self, steps: int, *, clock_runs: bool) -> None:
+        """Take up the count after steps that nobody looked at."""
+        self._stopwatch.add(steps * self._idle_s)
+        self._loss = None
+        if steps:
+            self._begin_step(steps)
+        if clock_runs:
+            self._look_ahead(self.optimizers.clock)
 
     # -- probes -------------------------------------------------------------------
 
@@ -373,12 +385,11 @@ class Observer:
         if self._manual:
             probe.at_step.sample_early(dict(self.watched.parameters))
         self._probe = probe
-        self._stopwatch.begin_probe()
         self._pulse_wanted = True
         self.hooks.quiet = False
         self.hooks.arm()
 
-    def _seal(self, optimizer: Optimizer | None, started: float) -> None:
+    def _seal(self, optimizer: Optimizer | None) -> None:
         probe, self._probe = self._probe, None
         assert probe is not None
         self.hooks.disarm()
@@ -391,7 +402,7 @@ class Observer:
             probe.loss_is_users = True
         roles = self.optimizers
         context = ProbeContext(
-            step=self.step,
+            step=self._step,
             facts={facts.name: facts for facts in self.watched.facts.values()},
             modules=self.watched.modules,
             in_optimizer=frozenset(roles.in_optimizer) if roles.seen else None,
@@ -399,7 +410,7 @@ class Observer:
             zero_run=zero_run,
             found_inf=overflow,
             zero_names=[name for name, _ in self._pulsed],
-            pulse_every=self.rhythm.pulse_every if self.step >= 50 else 1,
+            pulse_every=self.rhythm.pulse_every if self._step >= 50 else 1,
             scaled_parameters=unscales_inside(optimizer),
             loss=loss if isinstance(loss, float) else None,
             lr=largest_lr(optimizer) if optimizer is not None else None,
@@ -412,7 +423,7 @@ class Observer:
             self.structure = probe.fallback_structure(
                 probe.opaque or "no backward pass was seen from the model's output"
             )
-        seconds = self._stopwatch.probe_seconds(started)
+        seconds = self._stopwatch.probe_seconds()
         self._deliveries.add_probe(PendingProbe(probe, pending, context, seconds))
 
     def probe_now(self) -> StepRecord | None:
@@ -426,10 +437,12 @@ class Observer:
             return
         self._probe.at_step.read_gradients(dict(self.watched.parameters), None, False)
         self._probe.read_step()
-        self._seal(None, time.perf_counter())
+        self._seal(None)
 
     def log_loss(self, loss: Any) -> None:
         """Note the loss of the current step; a tensor comes with the next transfer."""
+        if self.hooks.resting:
+            return
         if isinstance(loss, Tensor):
             self._loss = loss.detach().clone()  # a running sum may go on
         elif loss is not None:

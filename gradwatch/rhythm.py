@@ -6,16 +6,19 @@ import math
 
 from gradwatch.settings import Settings
 
-#: Share of the budget that pulses may take; the rest is for probes.
+#: Share of the budget that pulses and idle hooks may take; the rest is for probes.
 _PULSE_SHARE = 0.5
+#: Least part of that share that is left for pulses where idle hooks take it all.
+_LEAST_PULSES = 0.1
 
 
 class Rhythm:
     """Decides, from measured costs, which steps are looked at.
 
     The first steps follow `Settings.probe_steps`. From `Settings.budget_after` on the
-    interval of probes is stretched so that probes and pulses together stay within
-    `Settings.budget` of the time that steps take.
+    intervals are stretched so that probes and pulses together stay within
+    `Settings.budget` of the time that steps take, and no probe is taken that the time
+    passed so far does not pay for. A burst is taken on credit, if there is no debt.
 
     Args:
         settings: Rhythm and budget.
@@ -26,13 +29,22 @@ class Rhythm:
         self._probe_s: float | None = None
         self._pulse_s: float | None = None
         self._step_s: float | None = None
+        self._idle_s = 0.0
+        #: Seconds that the budget has granted since it rules, less those spent.
+        self._credit: float | None = None
         self._last_probe = -1
+        self._num_probes = 0
         self._burst: set[int] = set()
         self._last_burst: int | None = None
 
     def note_step(self, seconds: float) -> None:
         """Learn how long a step takes without gradwatch's own time."""
-        self._step_s = _smooth(self._step_s, seconds)
+        old = self._step_s
+        self._step_s = seconds if old is None else old + 0.1 * (seconds - old)
+
+    def note_idle(self, seconds: float) -> None:
+        """Learn what a step costs that is neither probed nor pulsed."""
+        self._idle_s = seconds
 
     def note_pulse(self, seconds: float) -> None:
         """Learn what a pulse costs."""
@@ -41,12 +53,21 @@ class Rhythm:
     def note_probe(self, step: int, seconds: float) -> None:
         """Learn what a probe costs, its rules included."""
         self._last_probe = step
-        self._probe_s = _smooth(self._probe_s, seconds)
+        self._num_probes += 1
+        # The first probe also reads what later ones find known.
+        old = self._probe_s if self._num_probes > 2 else None
+        self._probe_s = _smooth(old, seconds)
+
+    def note_balance(self, spent: float, wall: float) -> None:
+        """Learn what was spent since the budget rules, and of how much time."""
+        self._credit = self._settings.budget * wall - spent
 
     def burst(self, step: int) -> None:
         """Ask for extra probes after `step`, if the last such burst is long ago."""
         last = self._last_burst
         if last is not None and step - last < self._settings.burst_gap:
+            return
+        if self._credit is not None and self._credit < 0.0:
             return
         self._last_burst = step
         self._burst.update(range(step + 1, step + 1 + self._settings.burst_probes))
@@ -65,8 +86,9 @@ class Rhythm:
         """Steps between pulses as the costs stand."""
         if self._pulse_s is None or not self._step_s:
             return 1
-        share = self._settings.budget * _PULSE_SHARE
-        return max(1, math.ceil(self._pulse_s / (share * self._step_s)))
+        granted = self._settings.budget * _PULSE_SHARE * self._step_s
+        granted = max(granted - self._idle_s, _LEAST_PULSES * granted)
+        return max(1, math.ceil(self._pulse_s / granted))
 
     def wants_probe(self, step: int) -> bool:
         """Whether a step is to be probed."""
@@ -81,13 +103,23 @@ class Rhythm:
             return False
         if step >= self._settings.probe_every and self._last_probe < 0:
             return True
-        return self._is_due(step)
+        return self._is_due(step) and self._lacks() <= 0.0
 
     def _is_due(self, step: int) -> bool:
         every = self.probe_every
-        if every == self._settings.probe_every:
+        if every == self._settings.probe_every and not self._is_late(step):
             return step % every == 0
         return step - self._last_probe >= every
+
+    def _is_late(self, step: int) -> bool:
+        """Whether the last probe that was due could not be paid for."""
+        return self._last_probe < step - 2 * self._settings.probe_every
+
+    def _lacks(self) -> float:
+        """Return the seconds that are still missing for a probe."""
+        if self._credit is None or self._probe_s is None:
+            return 0.0
+        return self._probe_s - self._credit
 
     def wants_pulse(self, step: int) -> bool:
         """Whether the gradients of a step are to be read."""
@@ -96,6 +128,32 @@ class Rhythm:
         if step < self._settings.budget_after or self._settings.every is not None:
             return True
         return step % self.pulse_every == 0
+
+    def rest(self, step: int) -> int:
+        """Return how many steps from `step` on need no look, as the costs stand.
+
+        Args:
+            step: The step that begins.
+
+        Returns:
+            Steps; 0 if `step` itself is to be looked at.
+        """
+        if step < self._settings.budget_after or self._settings.every is not None:
+            return 0
+        looks = [other for other in self._settings.probe_steps if other >= step]
+        looks += [other for other in self._burst if other >= step]
+        every = self.probe_every
+        due = max(self._last_probe + every, step)
+        if every == self._settings.probe_every and not self._is_late(step):
+            due = -(-step // every) * every
+        lacking = self._lacks()
+        if lacking > 0.0 and self._step_s:
+            paid_after = lacking / (self._settings.budget * self._step_s)
+            due = max(due, step + min(math.ceil(paid_after), 10 * every))
+        looks.append(due)
+        if self._settings.pulse:
+            looks.append(-(-step // self.pulse_every) * self.pulse_every)
+        return min(looks) - step
 
     def text(self) -> str:
         """Say the rhythm in words."""

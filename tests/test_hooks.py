@@ -15,6 +15,7 @@ from torch import nn
 
 import gradwatch
 from gradwatch import hooks as hooks_module
+from gradwatch.stopwatch import Stopwatch
 from tests.harmless import global_hooks, hooks_on
 from tests.harmless import small_net as net
 from tests.harmless import train_briefly as train
@@ -253,7 +254,7 @@ def test_training_in_another_thread_is_measured():
 
 def test_a_hook_removed_in_the_same_call_is_inert():
     """Torch calls a hook it has just removed without the keywords it asked for."""
-    manager = hooks_module.HookManager(net(), None)
+    manager = hooks_module.HookManager(net(), None, Stopwatch(50))
     module = nn.Linear(2, 2)
     assert hooks_module._EnterHook(manager)(module, ()) is None
     assert hooks_module._LeaveHook(manager)(module, (), None) is None
