@@ -1,9 +1,17 @@
 """The remedies, one file each; `REMEDIES` holds them in the order of the catalogue."""
 
+from gradwatch.remedies.add_normalisation import AddNormalisation
+from gradwatch.remedies.add_residual import AddResidual
+from gradwatch.remedies.adjust_learning_rate import AdjustLearningRate
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.initialise_weights import InitialiseWeights
 from gradwatch.remedies.swap_activation import SwapActivation
 
-__all__ = ["REMEDIES", "Case", "Remedy"]
+__all__ = ["REMEDIES", "AdjustLearningRate", "Case", "Remedy"]
 
-REMEDIES: tuple[Remedy, ...] = (SwapActivation(), InitialiseWeights())
+REMEDIES: tuple[Remedy, ...] = (
+    SwapActivation(),
+    InitialiseWeights(),
+    AddNormalisation(),
+    AddResidual(),
+)
