@@ -4,14 +4,19 @@ from gradwatch.remedies.add_normalisation import AddNormalisation
 from gradwatch.remedies.add_residual import AddResidual
 from gradwatch.remedies.adjust_learning_rate import AdjustLearningRate
 from gradwatch.remedies.base import Case, Remedy
+from gradwatch.remedies.change_optimizer import ChangeOptimizer
+from gradwatch.remedies.clip_gradients import ClipGradients
 from gradwatch.remedies.initialise_weights import InitialiseWeights
 from gradwatch.remedies.swap_activation import SwapActivation
 
-__all__ = ["REMEDIES", "AdjustLearningRate", "Case", "Remedy"]
+__all__ = ["REMEDIES", "Case", "Remedy"]
 
 REMEDIES: tuple[Remedy, ...] = (
     SwapActivation(),
     InitialiseWeights(),
     AddNormalisation(),
     AddResidual(),
+    AdjustLearningRate(),
+    ClipGradients(),
+    ChangeOptimizer(),
 )
