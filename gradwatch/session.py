@@ -25,10 +25,9 @@ from gradwatch.report import Report
 from gradwatch.run_facts import compose_report
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
+from gradwatch.twin import LossFn
 
 ConsoleMode = Literal["live", "alerts", "end"]
-#: `loss_fn(model, batch) -> scalar Tensor`, everywhere in gradwatch.
-LossFn = Callable[[nn.Module, Any], torch.Tensor]
 
 #: Live watches by model, so that a notebook cell run twice does not watch twice.
 _live: weakref.WeakKeyDictionary[nn.Module, list[Watch]] = weakref.WeakKeyDictionary()

@@ -34,6 +34,7 @@ ORDER = (
     ("hook_events", "hooks", "nan_origin"),
     ("history",),
     ("deliveries", "watched_model", "optimizer_roles", "observer"),
+    ("twin",),
     # Hand-made histories and tiny networks for tests; nothing of gradwatch imports it.
     ("testing",),
     ("rules",),
