@@ -6,7 +6,10 @@ from gradwatch.remedies.adjust_learning_rate import AdjustLearningRate
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.change_optimizer import ChangeOptimizer
 from gradwatch.remedies.clip_gradients import ClipGradients
+from gradwatch.remedies.gradient_amplification import GradientAmplification
 from gradwatch.remedies.initialise_weights import InitialiseWeights
+from gradwatch.remedies.normalise_data import NormaliseData
+from gradwatch.remedies.revive_units import ReviveUnits
 from gradwatch.remedies.swap_activation import SwapActivation
 
 __all__ = ["REMEDIES", "Case", "Remedy"]
@@ -16,6 +19,9 @@ REMEDIES: tuple[Remedy, ...] = (
     InitialiseWeights(),
     AddNormalisation(),
     AddResidual(),
+    ReviveUnits(),
+    GradientAmplification(),
+    NormaliseData(),
     AdjustLearningRate(),
     ClipGradients(),
     ChangeOptimizer(),

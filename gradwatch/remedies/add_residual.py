@@ -134,7 +134,7 @@ class AddResidual(Remedy):
             "weights",
             f"Each layer reads a normalised input and adds 1/sqrt({len(layers)}) of a "
             "ReLU: neither weights nor activation can make the stream fade or explode.",
-            {"variant": "pre-norm", "scale": scale},
+            {"variant": "pre-norm", "pre_norm": True, "scale": scale},
             source="He et al. (2016), arXiv:1603.05027; He et al. (2015), "
             "arXiv:1502.01852; Hanin & Rolnick (2018), arXiv:1803.01719",
             measured=record("residual+he+pre-norm", case.code),

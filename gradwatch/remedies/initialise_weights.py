@@ -29,6 +29,7 @@ from gradwatch.remedies.initialisers import (
 from gradwatch.remedies.measured import record
 from gradwatch.remedies.redrawing import redraw, slope_of
 from gradwatch.remedies.scope import (
+    MAX_BIAS,
     against_target,
     head_weights,
     hidden_weights,
@@ -44,9 +45,6 @@ from gradwatch.treatment import ModelEditor
 #: Decades by which the weights of a network must be off, all layers together, before
 #: they are blamed: a quarter of the limit of GW101. Chosen, not measured.
 _MIN_DECADES = 0.5
-#: Mean bias beyond which an activation of unit inputs works on one side only: half a
-#: deviation. Chosen, not measured.
-_MAX_BIAS = 0.5
 #: Factor by which the weights of a head must be off before they are drawn anew too.
 _HEAD_FACTOR = 10.0
 #: Residual sums from which a residual stream can explode by their number.
@@ -229,7 +227,7 @@ class InitialiseWeights(Remedy):
         pairs = [(f, i) for f in free if (i := for_activation(f.activation))]
         logistic = [facts for facts in free if facts.activation == "sigmoid"]
         off = log10_too_small(pairs)
-        biased = [f for f in free if abs(f.bias_mean or 0.0) > _MAX_BIAS]
+        biased = [f for f in free if abs(f.bias_mean or 0.0) > MAX_BIAS]
         if pairs and (biased or sum(abs(x) for x in off) >= _MIN_DECADES):
             layers = [facts for facts, _ in pairs]
             why = _why(pairs, off) + _bias_clause(biased)

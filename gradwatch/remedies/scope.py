@@ -12,6 +12,9 @@ from gradwatch.structure import ResidualSpan, Structure
 
 #: Codes of sicknesses along the depth that activation, weights, norms or shortcuts set.
 DEPTH_CODES = frozenset({"GW101", "GW105", "GW201", "GW203"})
+#: Mean bias beyond which an activation of unit inputs works on one side only: half a
+#: deviation. Chosen, not measured.
+MAX_BIAS = 0.5
 
 
 def swappable_sites(anatomy: Anatomy) -> tuple[ActivationSite, ...]:
