@@ -6,9 +6,11 @@ from gradwatch.remedies.adjust_learning_rate import AdjustLearningRate
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.change_optimizer import ChangeOptimizer
 from gradwatch.remedies.clip_gradients import ClipGradients
+from gradwatch.remedies.gated_cell import GatedCell
 from gradwatch.remedies.gradient_amplification import GradientAmplification
 from gradwatch.remedies.initialise_weights import InitialiseWeights
 from gradwatch.remedies.normalise_data import NormaliseData
+from gradwatch.remedies.orthogonal_recurrence import OrthogonalRecurrence
 from gradwatch.remedies.revive_units import ReviveUnits
 from gradwatch.remedies.swap_activation import SwapActivation
 
@@ -25,4 +27,6 @@ REMEDIES: tuple[Remedy, ...] = (
     AdjustLearningRate(),
     ClipGradients(),
     ChangeOptimizer(),
+    GatedCell(),
+    OrthogonalRecurrence(),
 )

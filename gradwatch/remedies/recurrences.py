@@ -1,0 +1,101 @@
+"""What the remedies on time share: which layers, how many steps, how far back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from gradwatch.anatomy import RecurrentFacts
+from gradwatch.records import TimeProfile
+from gradwatch.remedies.base import Case
+from gradwatch.rules.time_profiles import fading, growing, horizon, trimmed
+from gradwatch.rules.wording import amount, named
+
+#: Codes of sicknesses of the gradient on its way through time.
+TIME_CODES = frozenset({"GW102", "GW202"})
+SEQUENCES = frozenset({"RNN", "LSTM", "GRU"})
+CELLS = frozenset({"RNNCell", "LSTMCell", "GRUCell"})
+PLAIN = frozenset({"RNN", "RNNCell"})
+NOT_TIME = "no recurrent layer was found to lose or gain its gradient through time"
+
+
+def sick_layers(case: Case) -> tuple[RecurrentFacts, ...]:
+    """Return the recurrent layers that the finding names, or all if it names none."""
+    layers = case.anatomy.recurrent
+    named_ones = tuple(facts for facts in layers if facts.layer in case.finding.layers)
+    return named_ones or layers
+
+
+def profile_of(case: Case, layer: str) -> TimeProfile | None:
+    """Return the newest time profile of a layer that lost or gained most."""
+    for probe in reversed(case.history.probes):
+        found = [p for p in probe.time_profiles if p.layer == layer]
+        if found:
+            grows = case.code == "GW202"
+            return max(found, key=lambda p: _decades(p, grows=grows))
+    return None
+
+
+def _decades(profile: TimeProfile, *, grows: bool) -> float:
+    change = growing(profile.norms) if grows else fading(profile.norms)
+    return 0.0 if change is None else change.decades
+
+
+def steps_of(case: Case, layers: Sequence[RecurrentFacts]) -> int | None:
+    """Return the time steps that the layers run over; None if not known."""
+    known = [facts.steps for facts in layers if facts.steps is not None]
+    for facts in layers:
+        profile = profile_of(case, facts.layer)
+        if profile is not None:
+            known.append(len(trimmed(profile.norms)))
+    return max(known, default=None)
+
+
+def reach_of(case: Case, layers: Sequence[RecurrentFacts]) -> float | None:
+    """Return the shortest horizon of the layers, in time steps; None if not known."""
+    share = case.settings.horizon_share
+    found = []
+    for facts in layers:
+        profile = profile_of(case, facts.layer)
+        reach = None if profile is None else horizon(profile.norms, share)
+        if reach is not None:
+            found.append(reach)
+    return min(found, default=None)
+
+
+def what_happens(case: Case, layers: Sequence[RecurrentFacts]) -> str:
+    """Say what the gradient does in time, in a clause with the measured numbers."""
+    first = named(layers[0].layer)
+    steps = steps_of(case, layers)
+    over = "" if steps is None else f" over {steps} time steps"
+    profile = profile_of(case, layers[0].layer)
+    if case.code == "GW202":
+        grown = "" if profile is None else _by(_decades(profile, grows=True))
+        return f"the gradient of {first} grows{grown}{over}"
+    lost = "" if profile is None else _by(_decades(profile, grows=False))
+    text = f"the gradient of {first} fades{lost}{over}"
+    reach = reach_of(case, layers)
+    if reach is not None:
+        text += f"; {case.settings.horizon_share:.0%} is left after {amount(reach, 2)}"
+    return text
+
+
+def _by(decades: float) -> str:
+    return f" by {decades:.1f} decades" if decades > 0.0 else ""
+
+
+def suffixes(module: nn.Module) -> tuple[str, ...]:
+    """Return what follows `weight_hh` in the names of a recurrent module's weights.
+
+    Args:
+        module: A recurrent layer or cell.
+
+    Returns:
+        One for each stacked layer and direction, such as `_l0` and `_l0_reverse`; an
+        empty one for a cell.
+    """
+    if not isinstance(module, nn.RNNBase):
+        return ("",)
+    ways = ("", "_reverse") if module.bidirectional else ("",)
+    return tuple(f"_l{k}{way}" for k in range(module.num_layers) for way in ways)
