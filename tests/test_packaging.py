@@ -47,7 +47,7 @@ ORDER = (
     ("prescription",),
     ("remedy_ranking",),
     ("recommender",),
-    ("capture", "replay", "ab_training", "trials"),
+    ("verdicts", "replay", "trial_arm", "ab_training", "console_trial", "trials"),
     ("run_facts", "report", "report_parts", "report_words", "report_build"),
     ("console_text", "console_layers", "console_trials", "console_recommendations"),
     ("console_report", "console_live", "console"),

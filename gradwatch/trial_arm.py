@@ -1,0 +1,310 @@
+"""One copy in training: its optimizer, its recipe, its losses."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from copy import copy as copy_shallow
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
+
+from gradwatch.errors import SettingsError
+from gradwatch.layers import clean_name
+from gradwatch.recipe import Recipe
+from gradwatch.recommendations import Change
+from gradwatch.twin import LossFn, describe, own_loss, same_randomness
+
+#: The user's optimizer, or what makes one from parameters.
+OptimizerSource = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
+#: Batches and random states of two steps must not repeat each other: a large prime.
+_STRIDE = 1_000_003
+
+
+class Arm:
+    """Trains one copy, step by step.
+
+    Args:
+        model: The copy; it is trained in place.
+        optimizer: The copy's own optimizer.
+        loss_fn: The user's loss.
+        recipe: What of the training changes.
+        seed: Random state of the first step.
+        changes: What the treatment changed.
+
+    Attributes:
+        losses: Loss of each step in the user's unit; the last one is NaN or Inf where
+            the arm ended early.
+        error: What the copy or the loss raised; None if nothing.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        loss_fn: LossFn,
+        recipe: Recipe,
+        seed: int,
+        changes: tuple[Change, ...] = (),
+    ) -> None:
+        self.model = model
+        self.changes = changes
+        self.losses: list[float] = []
+        self.error: Exception | None = None
+        self._optimizer = optimizer
+        self._loss_fn = loss_fn
+        self._recipe = recipe
+        self._seed = seed
+        self._rates = [group.get("lr") for group in optimizer.param_groups]
+        self._device = next(model.parameters()).device.type
+        self._scaler = (
+            torch.amp.GradScaler(self._device) if recipe.loss_scaling else None
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether no further step makes sense."""
+        if self.error is not None:
+            return True
+        return bool(self.losses) and not math.isfinite(self.losses[-1])
+
+    def step(self, batch: Any) -> None:
+        """Take one step; an error of the copy or the loss ends the arm.
+
+        Args:
+            batch: The user's batch. The arm works on its own copy.
+        """
+        if self.ended:
+            return
+        number = len(self.losses)
+        try:
+            with same_randomness(self._seed + _STRIDE * number):
+                self._warm_up(number)
+                if isinstance(self._optimizer, torch.optim.LBFGS):
+                    self._optimizer.step(lambda: float(self._backward(batch, number)))
+                else:
+                    self._backward(batch, number)
+                    if not self.ended:
+                        self._apply()
+        except Exception as error:  # the user's model, loss or optimizer
+            self.error = error
+
+    def _warm_up(self, number: int) -> None:
+        steps = self._recipe.warmup_steps
+        if number > steps:
+            return
+        share = min(1.0, (number + 1) / steps) if steps else 1.0
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            if rate is not None and steps:
+                group["lr"] = rate * share
+
+    def _backward(self, batch: Any, number: int) -> float:
+        recipe = self._recipe
+        self._optimizer.zero_grad(set_to_none=True)
+        with self._autocast():
+            given: object = self._loss_fn(self.model, own_copy(batch))
+        loss = own_loss(given)
+        if loss is None:
+            raise SettingsError(
+                "`loss_fn` must return a scalar tensor with a gradient; got "
+                f"{describe(given)}."
+            )
+        value = float(loss.detach())
+        if len(self.losses) == number:  # LBFGS asks several times a step
+            self.losses.append(value)
+        if not math.isfinite(value):
+            return value
+        scaled = loss * recipe.loss_factor
+        (self._scaler.scale(scaled) if self._scaler else scaled).backward()
+        if number == 0 and all(p.grad is None for p in self.model.parameters()):
+            raise SettingsError(
+                "`loss_fn` gave the model no gradient; it must run the model that it "
+                "is given, not another one."
+            )
+        if self._scaler:
+            self._scaler.unscale_(self._optimizer)
+        if not recipe.gradient_steps or number < recipe.gradient_steps:
+            self._scale_gradients(recipe.gradient_factors)
+        if recipe.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), recipe.max_grad_norm)
+        return value
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+        if not self._recipe.autocast:
+            return contextlib.nullcontext()
+        return torch.autocast(self._device, getattr(torch, self._recipe.autocast))
+
+    def _scale_gradients(self, factors: Mapping[str, float]) -> None:
+        if not factors:
+            return
+        for name, module in self.model.named_modules():
+            factor = factors.get(clean_name(name))
+            if factor is None:
+                continue
+            for parameter in module.parameters():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+
+    def _apply(self) -> None:
+        if self._scaler:
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+        else:
+            self._optimizer.step()
+
+
+def own_copy(value: Any) -> Any:
+    """Return a batch whose tensors and containers the user's loss may change."""
+    if isinstance(value, Tensor):
+        return value.detach().clone().requires_grad_(value.requires_grad)
+    if isinstance(value, MutableMapping):
+        mapping = copy_shallow(value)
+        for key in list(mapping):
+            mapping[key] = own_copy(mapping[key])
+        return mapping
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(own_copy, value))
+    if type(value) in (list, tuple):
+        return type(value)(map(own_copy, value))
+    return value
+
+
+def merged(recipes: Iterable[Recipe]) -> Recipe:
+    """Return one recipe that does what several do."""
+    result = Recipe()
+    for new in recipes:
+        norms = [n for n in (result.max_grad_norm, new.max_grad_norm) if n is not None]
+        result = replace(
+            result,
+            max_grad_norm=min(norms, default=None),
+            lr_factor=result.lr_factor * new.lr_factor,
+            warmup_steps=max(result.warmup_steps, new.warmup_steps),
+            optimizer=new.optimizer or result.optimizer,
+            lr=new.lr if new.lr is not None else result.lr,
+            eps=new.eps if new.eps is not None else result.eps,
+            weight_decay=(
+                new.weight_decay
+                if new.weight_decay is not None
+                else result.weight_decay
+            ),
+            loss_factor=result.loss_factor * new.loss_factor,
+            gradient_factors={**result.gradient_factors, **new.gradient_factors},
+            gradient_steps=max(result.gradient_steps, new.gradient_steps),
+            pretrain_steps=max(result.pretrain_steps, new.pretrain_steps),
+            autocast=new.autocast or result.autocast,
+            loss_scaling=result.loss_scaling or new.loss_scaling,
+        )
+    return result
+
+
+def rebuild(
+    source: OptimizerSource, model: nn.Module, copy: nn.Module, recipe: Recipe
+) -> Optimizer:
+    """Return an optimizer for a copy: the user's class, groups and options.
+
+    Its state starts empty. Where a schedule has moved a learning rate, the one it
+    began with counts. Parameters that the treatment added join the largest group.
+
+    Args:
+        source: The user's optimizer of `model`, or what makes one from parameters.
+        model: The model whose parameters `source` owns.
+        copy: The copy to train.
+        recipe: What of the optimizer changes.
+
+    Returns:
+        The optimizer.
+
+    Raises:
+        SettingsError: If it owns no parameter of the model, or cannot be rebuilt.
+    """
+    if isinstance(source, Optimizer):
+        groups = _groups(source, model, copy)
+    else:
+        made = source([p for p in copy.parameters() if p.requires_grad])
+        if not isinstance(made, Optimizer):
+            raise SettingsError(
+                "`optimizer` must be a torch optimizer or return one from parameters; "
+                f"it returned {describe(made)}."
+            )
+        source, groups = made, made.param_groups
+    if recipe.optimizer:
+        return _exchanged(groups, recipe)
+    optimizer = source if groups is source.param_groups else _same(source, groups)
+    for group in optimizer.param_groups:
+        if group.get("lr") is not None:
+            rate = group["lr"] if recipe.lr is None else recipe.lr
+            group["lr"] = rate * recipe.lr_factor
+        for key in ("eps", "weight_decay"):
+            if getattr(recipe, key) is not None and key in group:
+                group[key] = getattr(recipe, key)
+    return optimizer
+
+
+def _groups(
+    source: Optimizer, model: nn.Module, copy: nn.Module
+) -> list[dict[str, Any]]:
+    """Return the groups of an optimizer with the copy's parameters in them."""
+    names = {id(p): clean_name(name) for name, p in model.named_parameters()}
+    twins = {clean_name(name): p for name, p in copy.named_parameters()}
+    groups: list[dict[str, Any]] = []
+    for group in source.param_groups:
+        options = {key: value for key, value in group.items() if key != "params"}
+        rate = options.get("initial_lr", options.get("lr"))
+        if rate is not None:
+            options["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
+        mine = [names[id(p)] for p in group["params"] if id(p) in names]
+        params = [twins[name] for name in mine if name in twins]
+        groups.append({"params": params, **options})
+    if not any(group["params"] for group in groups):
+        raise SettingsError(
+            f"`optimizer` (={type(source).__name__}) owns no parameter of the model; "
+            "pass the one that trains it, or a function from parameters to one."
+        )
+    known = set(names.values())
+    new = [
+        p
+        for name, p in copy.named_parameters()
+        if clean_name(name) not in known and p.requires_grad and not is_lazy(p)
+    ]
+    max(groups, key=lambda group: len(group["params"]))["params"].extend(new)
+    return [group for group in groups if group["params"]]
+
+
+def _same(source: Optimizer, groups: list[dict[str, Any]]) -> Optimizer:
+    kind: Any = type(source)
+    accepted = inspect.signature(kind.__init__).parameters
+    options = {k: v for k, v in source.defaults.items() if k in accepted}
+    if isinstance(source, torch.optim.LBFGS):  # knows no groups
+        groups = groups[0]["params"]
+    try:
+        optimizer: Optimizer = kind(groups, **options)
+    except Exception as error:
+        raise SettingsError(
+            f"`optimizer` (={kind.__name__}) cannot be built again ({error}); pass "
+            "`optimizer=lambda params: ...` instead."
+        ) from error
+    return optimizer
+
+
+def _exchanged(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
+    kind: Any = getattr(torch.optim, recipe.optimizer)
+    rate = {} if recipe.lr is None else {"lr": recipe.lr * recipe.lr_factor}
+    if recipe.eps is not None:
+        rate["eps"] = recipe.eps
+    decay = [group.get("weight_decay") for group in groups]
+    if recipe.weight_decay is not None:
+        decay = [recipe.weight_decay] * len(groups)
+    accepted = inspect.signature(kind.__init__).parameters
+    fresh = [
+        {"params": group["params"]}
+        | ({"weight_decay": d} if d is not None and "weight_decay" in accepted else {})
+        for group, d in zip(groups, decay, strict=True)
+    ]
+    optimizer: Optimizer = kind(fresh, **rate)
+    return optimizer
