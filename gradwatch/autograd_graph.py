@@ -46,6 +46,8 @@ class Graph:
         self.calls = calls
         self.nodes: list[Node] = []
         self.children: list[list[int]] = []
+        #: Identities of the leaf tensors that each node reads.
+        self.leaves: list[tuple[int, ...]] = []
         self.order: list[int] = []
         self._index: dict[int, int] = {}
         self._walk(roots)
@@ -70,22 +72,25 @@ class Graph:
 
     def _walk(self, roots: Sequence[Node]) -> None:
         """Depth first, children before parents in `order`."""
+        indices = self._index
+        lower: list[list[Node]] = []
         stack: list[tuple[Node, bool]] = [(root, False) for root in roots]
         while stack:
             node, expanded = stack.pop()
             if expanded:
-                self.order.append(self._index[id(node)])
+                self.order.append(indices[id(node)])
                 continue
-            if id(node) in self._index:
+            if id(node) in indices:
                 continue
-            self._index[id(node)] = len(self.nodes)
+            indices[id(node)] = len(self.nodes)
             self.nodes.append(node)
-            self.children.append([])
+            below, leaves = next_nodes(node)
+            lower.append(below)
+            self.leaves.append(leaves)
             stack.append((node, True))
-            stack.extend((child, False) for child in next_nodes(node))
-        for index, node in enumerate(self.nodes):
-            seen = dict.fromkeys(self._index[id(child)] for child in next_nodes(node))
-            self.children[index] = list(seen)
+            stack.extend((child, False) for child in below)
+        for below in lower:
+            self.children.append(list(dict.fromkeys(indices[id(c)] for c in below)))
 
     def _give_nodes_to_calls(self) -> None:
         for call in self.calls:
@@ -188,21 +193,13 @@ class Graph:
         constant: list[frozenset[int] | None] = [None] * len(self.nodes)
         found: dict[int, frozenset[int]] = {}
         for index in self.order:
-            read: set[int] = set()
-            mixed = False
-            for child, _ in self.nodes[index].next_functions:
-                if child is None:
-                    continue
-                if child.name().endswith("AccumulateGrad"):
-                    read.add(id(child.variable))
-                    continue
-                below = constant[self._index[id(child)]]
-                mixed = mixed or below is None
-                read |= below or frozenset()
+            below = [constant[child] for child in self.children[index]]
+            mixed = any(part is None for part in below)
+            read = frozenset(self.leaves[index]).union(*(p for p in below if p))
             if self.names[index].startswith(LINEAR):
-                found[index] = frozenset(read)
+                found[index] = read
             elif not mixed and not self.names[index].startswith(OPAQUE):
-                constant[index] = frozenset(read)
+                constant[index] = read
         return found
 
     def add_call(self, call: Call) -> None:
@@ -256,7 +253,7 @@ class Graph:
     @cached_property
     def dominators(self) -> Dominators:
         """Dominators of the carrying nodes, seen from the outputs."""
-        return Dominators(self.children, self.carries, self.roots)
+        return Dominators(self.children, self.carries, self.roots, self.order)
 
     def enter_at_last_head(self) -> bool:
         """Follow the loss through the head that ran last only.
@@ -298,9 +295,3 @@ class Graph:
             for index, name in enumerate(self.names)
             if self.owner[index] is None and name.startswith(OPAQUE)
         ]
-
-    def signature(self) -> int:
-        """Return a hash of names, edges and owners: equal for equal structure."""
-        owners = tuple(c.layer if c is not None else "" for c in self.owner)
-        edges = tuple(map(tuple, self.children))
-        return hash((tuple(self.names), edges, owners))

@@ -162,9 +162,8 @@ class Deliveries:
             return True
         if record.grad_norm is None:
             return False
-        count = len(self._history.pulses)
         median = self._history.running_median(
-            count - 1, self._settings.spike_window, lambda pulse: pulse.grad_norm
+            self._history.num_kept_pulses - 1, self._settings.spike_window, _grad_norm
         )
         if not median:
             return False
@@ -191,3 +190,7 @@ class Deliveries:
             self._rhythm.burst(max(record.step, self.step))
         cost = waiting.seconds + time.perf_counter() - started
         self._rhythm.note_probe(record.step, cost)
+
+
+def _grad_norm(pulse: PulseRecord) -> float | None:
+    return pulse.grad_norm

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,13 +83,17 @@ def base_name(node: Node) -> str:
     return name.split("Backward")[0]
 
 
-def next_nodes(node: Node) -> Iterable[Node]:
-    """Return the nodes a node hands gradients to, parameters left out."""
-    return [
-        child
-        for child, _ in node.next_functions
-        if child is not None and not child.name().endswith("AccumulateGrad")
-    ]
+def next_nodes(node: Node) -> tuple[list[Node], tuple[int, ...]]:
+    """Return the nodes below a node, and the identities of the leaves that it reads."""
+    below, leaves = [], []
+    for child, _ in node.next_functions:
+        if child is None:
+            continue
+        if type(child).__name__ == "AccumulateGrad":
+            leaves.append(id(child.variable))
+        else:
+            below.append(child)
+    return below, tuple(leaves)
 
 
 @dataclass(eq=False, slots=True)

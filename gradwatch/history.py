@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from itertools import islice
 from statistics import median
 
 from gradwatch.records import Coverage, PulseRecord, StepRecord
@@ -36,6 +37,9 @@ class History:
         self.first_loss: float | None = None
         self.max_lr: float | None = None
         self._early_grad_norms: list[float] = []
+        # What was asked of past pulses and probes, which do not change any more.
+        self._medians: dict[tuple[object, int], dict[int, float | None]] = {}
+        self._derived: dict[tuple[str, int], tuple[StepRecord, float | None]] = {}
         self.num_probes = 0
         self.num_pulses = 0
         self.num_skipped = 0
@@ -91,6 +95,11 @@ class History:
     def pulses(self) -> tuple[PulseRecord, ...]:
         """Pulses kept, oldest first."""
         return tuple(self._pulses)
+
+    @property
+    def num_kept_pulses(self) -> int:
+        """Number of pulses kept."""
+        return len(self._pulses)
 
     @property
     def latest(self) -> StepRecord | None:
@@ -160,11 +169,46 @@ class History:
         Args:
             index: Index into `pulses`; the pulses before it are used, not itself.
             window: Number of pulses at most.
-            value: Reads the quantity; None and non-finite values are left out.
+            value: Reads the quantity; None and non-finite values are left out. A
+                function of a module: what it was asked for is kept.
 
         Returns:
             The median; None with fewer than 5 values.
         """
-        before = list(self._pulses)[max(0, index - window) : index]
+        number = self.num_pulses - len(self._pulses) + index
+        known = self._medians.setdefault((value, window), {})
+        if number in known:
+            return known[number]
+        before = islice(self._pulses, max(0, index - window), index)
         values = [v for v in map(value, before) if v is not None and math.isfinite(v)]
-        return median(values) if len(values) >= 5 else None
+        result = median(values) if len(values) >= 5 else None
+        if len(known) >= 2 * (self._pulses.maxlen or 1):
+            known.clear()
+        known[number] = result
+        return result
+
+    def derived(
+        self,
+        probe: StepRecord,
+        name: str,
+        compute: Callable[[StepRecord], float | None],
+    ) -> float | None:
+        """Return a number computed from a kept probe, computed once.
+
+        Args:
+            probe: A probe of this history.
+            name: What the number is.
+            compute: Computes it.
+
+        Returns:
+            The number.
+        """
+        key = (name, id(probe))
+        known = self._derived.get(key)
+        if known is not None and known[0] is probe:
+            return known[1]
+        if len(self._derived) >= 4 * (self._probes.maxlen or 1):
+            self._derived.clear()
+        result = compute(probe)
+        self._derived[key] = (probe, result)
+        return result

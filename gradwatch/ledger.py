@@ -20,7 +20,9 @@ class Ledger:
         """Book a tensor; return its ticket, or None for None."""
         if tensor is None:
             return None
-        flat = tensor.detach().reshape(-1)
+        flat = tensor.reshape(-1)
+        if flat.requires_grad:
+            flat = flat.detach()
         self._tensors.append(flat)
         self._spans.append((self._size, self._size + flat.numel()))
         self._size += flat.numel()
@@ -42,14 +44,25 @@ class Pending:
     @classmethod
     def start(cls, tensors: list[Tensor], spans: list[tuple[int, int]]) -> Pending:
         """Concatenate per device and copy, without waiting for an accelerator."""
-        groups: dict[torch.device, list[int]] = {}
+        groups: dict[torch.device, dict[torch.dtype, list[int]]] = {}
         for index, tensor in enumerate(tensors):
-            groups.setdefault(tensor.device, []).append(index)
+            by_dtype = groups.setdefault(tensor.device, {})
+            by_dtype.setdefault(tensor.dtype, []).append(index)
         parts = []
-        for indices in groups.values():
-            joined = torch.cat([tensors[i].to(torch.float64) for i in indices])
-            parts.append(_Part.copy(joined, [spans[i] for i in indices]))
+        for by_dtype in groups.values():
+            # One conversion a dtype, not one a number.
+            wide = [
+                torch.cat([tensors[i] for i in indices]).to(torch.float64)
+                for indices in by_dtype.values()
+            ]
+            order = [i for indices in by_dtype.values() for i in indices]
+            parts.append(_Part.copy(torch.cat(wide), [spans[i] for i in order]))
         return cls(spans, parts)
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the numbers were on the host from the start."""
+        return all(part.from_host for part in self._parts)
 
     def ready(self) -> bool:
         """Whether the numbers have arrived."""
@@ -77,11 +90,12 @@ class _Part:
     host: Tensor
     spans: list[tuple[int, int]]
     event: torch.cuda.Event | None
+    from_host: bool = False
 
     @classmethod
     def copy(cls, joined: Tensor, spans: list[tuple[int, int]]) -> _Part:
         if joined.device.type != "cuda":
-            return cls(joined.cpu(), spans, None)
+            return cls(joined.cpu(), spans, None, joined.device.type == "cpu")
         host = torch.empty(joined.shape, dtype=joined.dtype, pin_memory=True)
         host.copy_(joined, non_blocking=True)
         event = torch.cuda.Event()

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.deliveries import Deliveries, PendingProbe, PendingPulse
+from gradwatch.graph_reading import GraphMemory
 from gradwatch.history import History
 from gradwatch.hooks import HookManager
 from gradwatch.nan_origin import LastForward, replay_forward
@@ -67,6 +68,7 @@ class Observer:
         self._deliveries.scaler = scaler
         self._scaler_sought = scaler is not None
         self._units = UnitMemory()
+        self._graphs = GraphMemory()
         self._manual = False
         self._num_backwards = 0
         self._probe: Probe | None = None
@@ -275,8 +277,8 @@ class Observer:
         if self._deliveries.origin is not None or self.settings.nan_origin == "off":
             return
         pending = reading.pending
-        on_host = all(p.device.type == "cpu" for p in self.watched.parameters.values())
-        if pending is None or not (on_host or self.settings.nan_origin == "sync"):
+        sync = self.settings.nan_origin == "sync"
+        if pending is None or not (pending.on_host or sync):
             return
         total = pending.get(reading.total)
         if total is None or total - total == 0:  # finite
@@ -379,6 +381,7 @@ class Observer:
             self.watched.modules,
             self.settings,
             self._units,
+            self._graphs.at_version(self.watched.version),
             self.hooks.hook_tensor,
             self.hooks.hook_node,
         )

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from gradwatch.graph_nodes import Node
+from gradwatch.graph_reading import GraphMemory
 from gradwatch.layers import ModuleFacts
 from gradwatch.probe_books import ProbeBooks
 from gradwatch.probe_entries import ActivationEntry, LayerEntry, UnitMemory
@@ -42,6 +43,7 @@ class Probe(ProbeBooks):
         modules: The modules by clean name.
         settings: Thresholds of saturation, and limits of what is read.
         units: Memory of inactive units, kept from probe to probe.
+        memory: What was found on the graphs of earlier probes.
         hook_tensor: Registers a guarded hook on a tensor.
         hook_node: Registers a guarded prehook on an autograd node.
     """
@@ -52,10 +54,11 @@ class Probe(ProbeBooks):
         modules: MutableMapping[str, nn.Module],
         settings: Settings,
         units: UnitMemory,
+        memory: GraphMemory,
         hook_tensor: Callable[[Tensor, Any], None],
         hook_node: Callable[[Node, Any], None],
     ) -> None:
-        super().__init__(facts, modules, settings, hook_tensor, hook_node)
+        super().__init__(facts, modules, settings, memory, hook_tensor, hook_node)
         self.at_step = StepReadings(self.ledger, settings, units)
         self.loss_ticket: int | None = None
         self.loss_is_users = False

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradwatch.graph_nodes import Node
+from gradwatch.graph_reading import GraphMemory
 from gradwatch.layers import ModuleFacts
 from gradwatch.ledger import Ledger
 from gradwatch.probe_entries import ActivationEntry, ChainEntry, LayerEntry
@@ -33,6 +34,7 @@ class ProbeBooks:
         facts: Facts of the watched modules by `id(module)`.
         modules: The modules by clean name.
         settings: Thresholds of saturation, and limits of what is read.
+        memory: What was found on the graphs of earlier probes.
         hook_tensor: Registers a guarded hook on a tensor.
         hook_node: Registers a guarded prehook on an autograd node.
     """
@@ -42,12 +44,14 @@ class ProbeBooks:
         facts: Mapping[int, ModuleFacts],
         modules: MutableMapping[str, nn.Module],
         settings: Settings,
+        memory: GraphMemory,
         hook_tensor: Callable[[Tensor, Any], None],
         hook_node: Callable[[Node, Any], None],
     ) -> None:
         self.facts = facts
         self.modules = modules
         self.settings = settings
+        self.memory = memory
         self.hook_tensor = hook_tensor
         self.hook_node = hook_node
         self.ledger = Ledger()

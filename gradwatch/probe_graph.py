@@ -9,6 +9,13 @@ from torch import Tensor
 from gradwatch.autograd_graph import Graph
 from gradwatch.graph_neighbours import activation_name, is_gate, nearest_weight
 from gradwatch.graph_nodes import Call, Node
+from gradwatch.graph_reading import (
+    FoundActivation,
+    GraphReading,
+    PlannedChain,
+    PlannedPoint,
+    key_of,
+)
 from gradwatch.layers import ModuleFacts, own_parameters
 from gradwatch.probe_books import SATURATING, ProbeBooks
 from gradwatch.probe_entries import ActivationEntry, ChainEntry, LayerEntry, PointEntry
@@ -41,17 +48,66 @@ class GraphReader:
         calls = self._graph_calls()
         graph = Graph(roots, list(calls), containers)
         self._find_functional_weights(graph, calls)
-        self._settle_weights(graph, calls)
-        self._find_loops(graph, calls)
-        chains = plan_chains(graph)
-        self._note_opaque(graph, calls)
-        self._hook_chains(graph, chains, calls)
-        self._read_functional(graph)
-        self._place_activations(graph, calls)
+        reading = self._reading(graph, calls)
+        entries = list(calls.values())
+        for entry, weight in zip(entries, reading.weights, strict=True):
+            entry.weight = weight
+        self._books.loop_layers |= reading.loops
+        self._books.opaque = reading.opaque or self._books.opaque
+        self._hook_chains(graph, reading.chains, entries)
+        self._read_functional(graph, reading.functional)
+        self._place_activations(reading.modules, entries)
         if self._books.structure is None:
-            self._books.structure = self._build_structure(graph, chains)
-        for entry in calls.values():
+            self._books.structure = reading.structure
+        for entry in entries:
             entry.inputs = entry.outputs = ()
+
+    def _reading(self, graph: Graph, calls: dict[Call, LayerEntry]) -> GraphReading:
+        """Return what is known of such a graph, or study it."""
+        if self._functional:  # the place of such a layer is found anew each time
+            return self._study(graph, calls)
+        books = self._books
+        groups = [entry.group - books.group for entry in calls.values()]
+        called = tuple(entry.facts.name for entry in books.layers)
+        key = (key_of(graph, list(calls), groups), called, books.batch_size)
+        reading = books.memory.get(key)
+        if reading is None:
+            reading = self._study(graph, calls)
+            books.memory.put(key, reading)
+        return reading
+
+    def _study(self, graph: Graph, calls: dict[Call, LayerEntry]) -> GraphReading:
+        self._settle_weights(graph, calls)
+        loops = self._find_loops(graph, calls)
+        chains = plan_chains(graph)
+        opaque = ""
+        if graph.opaque_nodes:
+            opaque = (
+                f"the autograd graph is opaque ({graph.opaque_nodes[0]}: checkpointing "
+                "with use_reentrant=True, or a compiled region)"
+            )
+        functional = (
+            _found(graph, index)
+            for index in graph.order
+            if graph.owner[index] is None
+            and activation_name(graph, index) in ("relu", *SATURATING)
+        )
+        places = {call: place for place, call in enumerate(calls)}
+        modules = {
+            place: _found(graph, index)
+            for call, place in places.items()
+            if call.activation is not None
+            and (index := graph.output_index(call)) is not None
+        }
+        return GraphReading(
+            weights=tuple(call.weight for call in calls),
+            loops=loops,
+            chains=tuple(_planned(graph, chain, places) for chain in chains),
+            opaque=opaque,
+            functional=tuple(functional),
+            modules=modules,
+            structure=self._build_structure(graph, chains, opaque),
+        )
 
     def _graph_calls(self) -> dict[Call, LayerEntry]:
         calls = {}
@@ -79,8 +135,11 @@ class GraphReader:
             calls[call] = entry
         return calls
 
-    def _find_loops(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
+    def _find_loops(
+        self, graph: Graph, calls: dict[Call, LayerEntry]
+    ) -> frozenset[str]:
         """Mark modules that run many times on their own output: time, not depth."""
+        loops = set()
         by_layer: dict[str, list[Call]] = {}
         for call, entry in calls.items():
             if call.weight and entry.group == self._books.group:
@@ -89,9 +148,10 @@ class GraphReader:
             if len(runs) < self._books.settings.cell_loop_calls:
                 continue
             if graph.reaches(runs[1].inputs, runs[0].outputs):
-                self._books.loop_layers.add(layer)
+                loops.add(layer)
                 for call in runs:
                     call.loops = True
+        return frozenset(loops)
 
     def _find_functional_weights(
         self, graph: Graph, calls: dict[Call, LayerEntry]
@@ -188,32 +248,25 @@ class GraphReader:
                 other = {key for key in read if owners.get(key, layer) != layer}
                 vectors = {id(p) for p in self._own(layer) if p.dim() < 2}
                 owner.weight = bool(read - other - vectors) or (frozen and not read)
-        for call, entry in calls.items():
-            entry.weight = call.weight
-
-    def _note_opaque(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
-        if graph.opaque_nodes:
-            self._books.opaque = (
-                f"the autograd graph is opaque ({graph.opaque_nodes[0]}: checkpointing "
-                "with use_reentrant=True, or a compiled region)"
-            )
 
     def _hook_chains(
-        self, graph: Graph, chains: Sequence[Chain], calls: dict[Call, LayerEntry]
+        self, graph: Graph, chains: Sequence[PlannedChain], entries: list[LayerEntry]
     ) -> None:
         for chain in chains:
             points = []
             for point in chain.points:
-                entry = None
+                call = None if point.call is None else entries[point.call]
                 tickets: list[int] = []
-                own = None if point.call is None else graph.output_index(point.call)
-                if point.call is not None and own == point.index:
-                    entry = calls[point.call]
-                else:
+                if not point.own:
                     self._hook_node(graph.nodes[point.index], tickets)
-                width = point.call.width if point.call is not None else None
                 points.append(
-                    PointEntry(point.label, point.layer, entry, tickets, width)
+                    PointEntry(
+                        point.label,
+                        point.layer,
+                        call if point.own else None,
+                        tickets,
+                        None if call is None else call.width,
+                    )
                 )
             self._books.chains.append(ChainEntry(chain.source, chain.main, points))
 
@@ -225,28 +278,24 @@ class GraphReader:
 
         self._books.hook_node(node, on_gradients)
 
-    def _read_functional(self, graph: Graph) -> None:
+    def _read_functional(self, graph: Graph, found: Sequence[FoundActivation]) -> None:
         """Read functional activations from what their nodes saved for backward."""
         counts: dict[tuple[str, str], int] = {}
-        for index in graph.order:
-            name = None if graph.owner[index] else activation_name(graph, index)
-            if name not in ("relu", *SATURATING):
-                continue
-            result = _saved_result(graph.nodes[index])
+        for one in found:
+            result = _saved_result(graph.nodes[one.index])
             if result is None:
                 continue
-            feeding = nearest_weight(graph, index)
-            layer = feeding.layer if feeding is not None else f"{name} (functional)"
-            call = counts.get((layer, name), 0)
-            counts[layer, name] = call + 1
+            layer = one.layer or f"{one.activation} (functional)"
+            call = counts.get((layer, one.activation), 0)
+            counts[layer, one.activation] = call + 1
             if call >= self._books.settings.max_calls:
                 continue
-            entry = ActivationEntry(layer, name, call, True, self._books.group)
-            entry.hidden = graph.weight_above[index]
-            entry.gate = is_gate(graph, index)
+            group = self._books.group
+            entry = ActivationEntry(layer, one.activation, call, True, group)
+            entry.hidden, entry.gate = one.hidden, one.gate
             dim = 1 if result.dim() >= 4 else -1
-            if feeding is not None and result.dim() == 3:
-                dim = feeding.unit_dim
+            if one.unit_dim is not None and result.dim() == 3:
+                dim = one.unit_dim
             self._books.read_activation(entry, result, dim)
 
     def _own(self, layer: str) -> list[Tensor]:
@@ -254,30 +303,55 @@ class GraphReader:
         module = self._books.modules.get(layer)
         return [] if module is None else [p for _, p in own_parameters(module)]
 
-    def _place_activations(self, graph: Graph, calls: dict[Call, LayerEntry]) -> None:
+    def _place_activations(
+        self, found: dict[int, FoundActivation], entries: list[LayerEntry]
+    ) -> None:
         """Say whether activation modules are hidden or gates, and what they follow."""
-        by_entry = {id(entry): call for call, entry in calls.items()}
+        places = {id(entry): place for place, entry in enumerate(entries)}
         for activation in self._books.activations:
             if activation.module is None:
                 continue
-            call = by_entry.get(id(activation.module))
-            index = graph.output_index(call) if call is not None else None
+            one = found.get(places.get(id(activation.module), -1))
             activation.module = None
-            if call is None or index is None:
-                continue
-            activation.hidden = graph.weight_above[index]
-            activation.gate = is_gate(graph, index)
-            feeding = nearest_weight(graph, index)
-            if feeding is not None:
-                activation.layer = feeding.layer
+            if one is not None:
+                activation.hidden, activation.gate = one.hidden, one.gate
+                activation.layer = one.layer or activation.layer
 
-    def _build_structure(self, graph: Graph, chains: Sequence[Chain]) -> Structure:
+    def _build_structure(
+        self, graph: Graph, chains: Sequence[Chain], opaque: str
+    ) -> Structure:
         books = self._books
         facts = {f.name: f for f in books.facts.values()}
         called = list(dict.fromkeys(entry.facts.name for entry in books.layers))
         return build_structure(
-            graph, chains, facts, books.modules, called, books.batch_size, books.opaque
+            graph, chains, facts, books.modules, called, books.batch_size, opaque
         )
+
+
+def _found(graph: Graph, index: int) -> FoundActivation:
+    feeding = nearest_weight(graph, index)
+    return FoundActivation(
+        index=index,
+        activation=activation_name(graph, index) or "",
+        hidden=graph.weight_above[index],
+        gate=is_gate(graph, index),
+        layer=None if feeding is None else feeding.layer,
+        unit_dim=None if feeding is None else feeding.unit_dim,
+    )
+
+
+def _planned(graph: Graph, chain: Chain, places: dict[Call, int]) -> PlannedChain:
+    points = tuple(
+        PlannedPoint(
+            point.label,
+            point.layer,
+            point.index,
+            None if point.call is None else places[point.call],
+            point.call is not None and graph.output_index(point.call) == point.index,
+        )
+        for point in chain.points
+    )
+    return PlannedChain(chain.source, chain.main, points)
 
 
 def _has_batch(shapes: Sequence[tuple[int, ...]], batch: int | None) -> bool:

@@ -14,12 +14,12 @@ from gradwatch.recurrent import RecurrentCapture, Replayed, replay
 from gradwatch.settings import Settings
 from gradwatch.statistics import (
     Sampled,
+    applied_update,
     equal_rows,
-    foreach_norms,
+    exact_norms,
     plain,
-    rescue,
     sample_parameter,
-    update_norm,
+    sample_parameters,
     zero_share,
 )
 
@@ -71,6 +71,7 @@ class StepReadings:
             zeros: Whether to count exactly zero entries (16-bit training).
         """
         chosen = []
+        trained = []
         for name, parameter in parameters.items():
             if owned is not None and id(parameter) not in owned:
                 continue
@@ -83,22 +84,26 @@ class StepReadings:
             self.parameters[name] = entry
             if not parameter.requires_grad:
                 continue
-            entry.before = self._early.get(name) or sample_parameter(
-                parameter, self._limit
-            )
-            if entry.before is not None:
-                entry.before_norm = self.ledger.add(entry.before.norm)
-                entry.entries = entry.before.entries.numel()
-                entry.equal_rows = self.ledger.add(equal_rows(parameter))
+            trained.append(entry)
             grad = None if parameter.grad is None else plain(parameter.grad)
             if grad is not None:
                 chosen.append((entry, grad))
-        norms = foreach_norms([grad for _, grad in chosen])
+        self._sample(trained)
+        norms = exact_norms([grad for _, grad in chosen])
         for (entry, grad), norm in zip(chosen, norms, strict=True):
-            exact = rescue(grad, norm) if grad.device.type == "cpu" else norm
-            entry.grad = self.ledger.add(exact)
+            entry.grad = self.ledger.add(norm)
             if zeros:
                 entry.zeros = self.ledger.add(zero_share(grad))
+
+    def _sample(self, entries: Sequence[ParameterEntry]) -> None:
+        """Book the weights as they are before the step."""
+        samples = sample_parameters([e.parameter for e in entries], self._limit)
+        for entry, sample in zip(entries, samples, strict=True):
+            entry.before = self._early.get(entry.name) or sample
+            if entry.before is not None:
+                entry.before_norm = self.ledger.add(entry.before.norm)
+                entry.entries = entry.before.entries.numel()
+                entry.equal_rows = self.ledger.add(equal_rows(entry.parameter))
 
     def read_early_updates(self) -> None:
         """Read what was applied since the probe began, where it was sampled then."""
@@ -109,12 +114,17 @@ class StepReadings:
 
     def read_updates(self) -> None:
         """Read what the optimizer applied."""
+        waiting, changes = [], []
         for entry in self.parameters.values():
             if entry.before is None or entry.update is not None:
                 continue
-            norm = update_norm(entry.before, entry.parameter, self._limit)
-            entry.update = self.ledger.add(norm)
+            change = applied_update(entry.before, entry.parameter, self._limit)
             entry.before = None
+            if change is not None:
+                waiting.append(entry)
+                changes.append(change)
+        for entry, norm in zip(waiting, exact_norms(changes), strict=True):
+            entry.update = self.ledger.add(norm)
 
     def replay_recurrent(self, captures: Sequence[RecurrentCapture]) -> None:
         """Book the time profiles; runs before the step, with the weights unchanged."""

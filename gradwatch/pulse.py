@@ -11,6 +11,7 @@ from torch import Tensor
 
 from gradwatch.ledger import Ledger, Pending
 from gradwatch.statistics import (
+    PLAIN_DTYPES,
     foreach_norms,
     l2_norm,
     plain,
@@ -31,14 +32,16 @@ class PulseReading:
     Attributes:
         ledger: Where they are booked.
         total: Ticket of the global norm at the end of backward.
-        before: Tickets of the re-read tensors at the end of backward.
-        after: Tickets of the same at the step.
+        before: Ticket of all norms at the end of backward.
+        places: Places among them of the re-read tensors.
+        after: Tickets of those at the step.
         at_step: Whether `total` was read at the step, for want of an earlier reading.
     """
 
     ledger: Ledger
     total: int | None
-    before: list[int]
+    before: int | None
+    places: list[int]
     after: list[int]
     at_step: bool = False
     pending: Pending | None = None
@@ -59,8 +62,9 @@ class PulseReading:
         if self.at_step or total is None:
             return total, total, None
         ratios = []
-        for first, second in zip(self.before, self.after, strict=False):
-            old, new = self.pending.get(first), self.pending.get(second)
+        norms = self.pending.get_all(self.before)
+        for place, second in zip(self.places, self.after, strict=True):
+            old, new = norms[place], self.pending.get(second)
             if old and new is not None:
                 ratios.append(new / old)
         if not ratios:
@@ -69,6 +73,14 @@ class PulseReading:
         if max(ratios) - min(ratios) > _SAME_FACTOR * max(abs(factor), 1e-30):
             return None, None, None
         return total, total * factor, factor
+
+
+@dataclass(slots=True)
+class _Norms:
+    """Norms of the parameters that have a gradient, by their indices."""
+
+    indices: list[int]
+    norms: Tensor
 
 
 class PulseReader:
@@ -83,25 +95,11 @@ class PulseReader:
         self._parameters = [weakref.ref(parameter) for parameter in parameters]
         self._small = _spread_small(parameters)
         self.zero_run: Tensor | None = None
-        self._waiting: tuple[Ledger, int | None, dict[int, int]] | None = None
-        self._norms: dict[int, Tensor] = {}
+        self._waiting: _Norms | None = None
 
     def read_backward_end(self) -> None:
         """Read the gradients before anybody clips them; the last reading counts."""
-        ledger = Ledger()
-        indices, norms = self._read_norms()
-        if not indices:
-            self._waiting = None
-            return
-        total = ledger.add(torch.linalg.vector_norm(_joined(norms)))
-        small = {i: n for i, n in zip(indices, norms, strict=True) if i in self._small}
-        tickets = {}
-        for index, norm in small.items():
-            ticket = ledger.add(norm)
-            if ticket is not None:
-                tickets[index] = ticket
-        self._norms = dict(zip(indices, norms, strict=True))
-        self._waiting = (ledger, total, tickets)
+        self._waiting = self._read_norms()
 
     @property
     def waiting(self) -> bool:
@@ -111,7 +109,6 @@ class PulseReader:
     def drop(self) -> None:
         """Forget the reading: the step it was for did not come."""
         self._waiting = None
-        self._norms = {}
 
     def read_step(self) -> PulseReading | None:
         """Finish the pulse just before the optimizer updates.
@@ -119,68 +116,70 @@ class PulseReader:
         Returns:
             The reading; None without any gradient.
         """
-        waiting, self._waiting = self._waiting, None
-        if waiting is None:
-            return self._read_at_step()
-        ledger, total, before = waiting
-        self._count_zero_runs()
-        reading = PulseReading(ledger, total, [], [])
-        for index, ticket in before.items():
-            grad = self._grad(index)
-            if grad is None:
+        read, self._waiting = self._waiting, None
+        at_step = read is None
+        if read is None:
+            read = self._read_norms()
+        if read is None:
+            return None
+        self._count_zero_runs(read)
+        ledger = Ledger()
+        total = ledger.add(torch.linalg.vector_norm(read.norms))
+        reading = PulseReading(ledger, total, None, [], [], at_step)
+        if at_step:
+            return reading
+        reading.before = ledger.add(read.norms)
+        for place, index in enumerate(read.indices):
+            if index not in self._small:
                 continue
-            after = ledger.add(l2_norm(grad))
+            grad = self._grad(index)
+            after = None if grad is None else ledger.add(l2_norm(grad))
             if after is not None:
-                reading.before.append(ticket)
+                reading.places.append(place)
                 reading.after.append(after)
         return reading
 
-    def _read_at_step(self) -> PulseReading | None:
-        ledger = Ledger()
-        indices, norms = self._read_norms()
-        if not indices:
-            return None
-        self._norms = dict(zip(indices, norms, strict=True))
-        self._count_zero_runs()
-        total = ledger.add(torch.linalg.vector_norm(_joined(norms)))
-        return PulseReading(ledger, total, [], [], at_step=True)
-
-    def _read_norms(self) -> tuple[list[int], list[Tensor]]:
+    def _read_norms(self) -> _Norms | None:
         indices, grads = [], []
         for index in range(len(self._parameters)):
             grad = self._grad(index)
             if grad is not None:
                 indices.append(index)
                 grads.append(grad)
-        norms = foreach_norms(grads)
-        if norms and all(norm.device.type == "cpu" for norm in norms):
+        if not grads:
+            return None
+        norms = _joined(foreach_norms(grads))
+        if all(grad.device.type == "cpu" for grad in grads):
             # Already on the host: mend what may have left the range of float32.
-            values = _joined(norms).tolist()
-            norms = [
-                norm if 1e-12 < value < 1e12 else rescue(grad, norm)
-                for grad, norm, value in zip(grads, norms, values, strict=True)
-            ]
-        return indices, norms
+            for place, value in enumerate(norms.tolist()):
+                if not 1e-12 < value < 1e12:
+                    norms[place] = rescue(grads[place], norms[place])
+        return _Norms(indices, norms)
 
     def _grad(self, index: int) -> Tensor | None:
         parameter = self._parameters[index]()
         grad = None if parameter is None else parameter.grad
+        if (
+            type(grad) is Tensor
+            and grad.dtype in PLAIN_DTYPES
+            and grad.layout is torch.strided
+            and not grad.is_meta
+            and grad.numel()
+        ):
+            return grad  # nothing to unwrap; only read
         return None if grad is None else plain(grad)
 
-    def _count_zero_runs(self) -> None:
+    def _count_zero_runs(self, read: _Norms) -> None:
         """Count steps in a row whose gradient norm is exactly zero, on the device."""
-        norms, self._norms = self._norms, {}
-        if not norms:
-            return
-        zero = _joined(list(norms.values())) == 0
+        zero = read.norms == 0
         if self.zero_run is None or self.zero_run.device != zero.device:
             self.zero_run = torch.zeros(
                 len(self._parameters), dtype=torch.int32, device=zero.device
             )
-        if len(norms) == len(self._parameters):
+        if len(read.indices) == len(self._parameters):
             self.zero_run = torch.where(zero, self.zero_run + 1, 0)
         else:
-            index = torch.tensor(list(norms), device=zero.device)
+            index = torch.tensor(read.indices, device=zero.device)
             counted = torch.where(zero, self.zero_run[index] + 1, 0)
             self.zero_run = torch.zeros_like(self.zero_run).index_copy_(
                 0, index, counted.to(torch.int32)
@@ -191,6 +190,8 @@ def _joined(norms: Sequence[Tensor]) -> Tensor:
     """Stack 0-dim norms of any device; a sharded model keeps them on its first one."""
     device = norms[0].device
     wide = torch.float32 if device.type == "mps" else torch.float64
+    if all(norm.device == device for norm in norms):
+        return torch.stack(list(norms)).to(wide)
     return torch.stack([norm.to(device=device, dtype=wide) for norm in norms])
 
 

@@ -27,6 +27,10 @@ _COMPRESSED = (
     torch.sparse_bsr,
     torch.sparse_bsc,
 )
+#: Dtypes that reductions take as they are.
+PLAIN_DTYPES = frozenset({torch.float32, torch.float64, torch.bfloat16, torch.float16})
+#: Classes that have nothing to unwrap.
+_ORDINARY = frozenset({Tensor, torch.nn.Parameter})
 #: Rows of a batch read for the sample signal.
 _SIGNAL_ROWS = 64
 
@@ -44,6 +48,14 @@ def plain(tensor: Tensor) -> Tensor | None:
         The entries, or None if there are none or they are not numbers of a floating
         dtype (quantised, meta, wrapped by a functorch transform).
     """
+    if (
+        type(tensor) in _ORDINARY
+        and tensor.dtype in PLAIN_DTYPES
+        and tensor.layout is torch.strided
+        and not tensor.is_nested
+    ):
+        known = tensor.numel() > 0 and not tensor.is_meta
+        return tensor.detach() if known else None
     if is_lazy(tensor):
         return None
     tensor = tensor.detach()
@@ -149,6 +161,22 @@ def foreach_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
         for index, result in zip(indices, results, strict=True):
             norms[index] = result
     return [norm for norm in norms if norm is not None]
+
+
+def exact_norms(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Return `foreach_norms`, on the CPU rescued where they left float32's range.
+
+    Args:
+        tensors: Dense, real, non-empty tensors.
+
+    Returns:
+        One 0-dim tensor each, in order.
+    """
+    norms = foreach_norms(tensors)
+    return [
+        rescue(tensor, norm) if norm.device.type == "cpu" else norm
+        for tensor, norm in zip(tensors, norms, strict=True)
+    ]
 
 
 def sample_signal(tensor: Tensor, batch: int, batch_dim: int) -> Tensor | None:
@@ -279,17 +307,34 @@ def equal_rows(parameter: Tensor) -> Tensor | None:
     weight = plain(parameter)
     if weight is None or weight.dim() < 2 or weight.shape[0] < 2:
         return None
-    rows = weight[[0, weight.shape[0] // 2, -1]].reshape(3, -1)
-    if rows.shape[1] < 2:
+    if weight.numel() < 2 * weight.shape[0]:
         return None
-    return (rows - rows[:1]).abs().amax()
+    others = torch.stack((weight[weight.shape[0] // 2], weight[-1]))
+    return others.sub_(weight[0]).abs_().amax()
 
 
-def update_norm(before: Sampled, parameter: Tensor, limit: int) -> Tensor | None:
-    """Return the norm of what the optimizer applied to the sampled entries.
+def sample_parameters(parameters: Sequence[Tensor], limit: int) -> list[Sampled | None]:
+    """Copy the sampled entries of many parameters, their norms in one fused pass.
 
     Returns:
-        0-dim tensor; None if the parameter changed its shape or device meanwhile.
+        For each what `sample_parameter` returns.
+    """
+    copies: list[Tensor | None] = []
+    for parameter in parameters:
+        entries = plain(parameter)
+        copies.append(
+            None if entries is None else sample_entries(entries, limit).clone()
+        )
+    known = [copy for copy in copies if copy is not None]
+    norms = iter(exact_norms(known))
+    return [None if copy is None else Sampled(copy, next(norms)) for copy in copies]
+
+
+def applied_update(before: Sampled, parameter: Tensor, limit: int) -> Tensor | None:
+    """Return what the optimizer added to the sampled entries.
+
+    Returns:
+        The change; None if the parameter changed its shape or device meanwhile.
     """
     entries = plain(parameter)
     if entries is None:
@@ -297,7 +342,7 @@ def update_norm(before: Sampled, parameter: Tensor, limit: int) -> Tensor | None
     now = sample_entries(entries, limit)
     if now.shape != before.entries.shape or now.device != before.entries.device:
         return None
-    return l2_norm(now.to(before.entries.dtype) - before.entries)
+    return now.to(before.entries.dtype) - before.entries
 
 
 def tensors_in(value: object, depth: int = 4) -> Iterable[Tensor]:

@@ -8,7 +8,14 @@ from weakref import WeakValueDictionary
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from gradwatch.layers import ModuleFacts, clean_name, describe, matches, walk
+from gradwatch.layers import (
+    ModuleFacts,
+    clean_name,
+    describe,
+    matches,
+    own_parameters,
+    walk,
+)
 from gradwatch.statistics import plain
 
 
@@ -28,6 +35,7 @@ class WatchedModel:
         trained: Names and identities of the parameters whose gradients a pulse reads.
         zero_at_attach: Names of the parameters that began at zero.
         random: Whether a forward may draw random numbers.
+        version: Counts the changes of modules and parameters.
     """
 
     def __init__(
@@ -47,6 +55,8 @@ class WatchedModel:
         self.trained: tuple[tuple[str, int], ...] = ()
         self.zero_at_attach: frozenset[str] = frozenset()
         self.random = True
+        self.version = 0
+        self._keys: tuple[object, ...] = ()
         self._last_device = ""
 
     @property
@@ -65,9 +75,15 @@ class WatchedModel:
         model = self._model()
         if model is None:
             return
+        found = list(walk(model))
+        keys = tuple(_key(*one) for one in found)
+        if keys == self._keys:
+            return
+        self._keys = keys
+        self.version += 1
         self.facts = {}
         self.modules = WeakValueDictionary()
-        for name, module, compiled in walk(model):
+        for name, module, compiled in found:
             facts = describe(name, module, compiled=compiled)
             if self._chosen(facts.name, module):
                 self.facts[id(module)] = facts
@@ -116,3 +132,12 @@ class WatchedModel:
         return [
             p for p in self.parameters.values() if p.requires_grad and not is_lazy(p)
         ]
+
+
+def _key(name: str, module: nn.Module, compiled: bool) -> tuple[object, ...]:
+    """Return what the facts of a module depend on; cheaper than the facts."""
+    own = tuple(
+        (id(parameter), parameter.requires_grad, is_lazy(parameter))
+        for _, parameter in own_parameters(module)
+    )
+    return (id(module), name, type(module), compiled, len(module._modules), own)

@@ -11,6 +11,7 @@ from gradwatch import statistics
 from gradwatch.ledger import Ledger
 from gradwatch.statistics import (
     active_units,
+    applied_update,
     foreach_norms,
     l2_norm,
     plain,
@@ -21,7 +22,6 @@ from gradwatch.statistics import (
     sample_signal,
     saturated_share,
     tensors_in,
-    update_norm,
     zero_share,
 )
 
@@ -227,15 +227,15 @@ def test_a_uniform_update_is_measured_exactly(rate, shape):
     weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)).double()
     before = sample_parameter(weight, 4096)
     after = weight * (1.0 + rate)
-    ratio = float(update_norm(before, after, 4096)) / float(before.norm)
+    ratio = float(applied_update(before, after, 4096).norm()) / float(before.norm)
     assert ratio == pytest.approx(abs(rate), rel=1e-9, abs=1e-12)
 
 
 def test_an_update_of_a_replaced_parameter_is_not_measured():
     """Another shape, or nothing to read, gives None."""
     before = sample_parameter(torch.ones(10), 4096)
-    assert update_norm(before, torch.ones(11), 4096) is None
-    assert update_norm(before, torch.empty(0), 4096) is None
+    assert applied_update(before, torch.ones(11), 4096) is None
+    assert applied_update(before, torch.empty(0), 4096) is None
     assert sample_parameter(torch.ones(3, dtype=torch.long), 4096) is None
 
 

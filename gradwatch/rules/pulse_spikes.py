@@ -9,7 +9,7 @@ from statistics import median
 
 from gradwatch.history import History
 from gradwatch.records import PulseRecord
-from gradwatch.rules.weight_updates import median_update
+from gradwatch.rules.weight_updates import kept_update
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -151,7 +151,7 @@ def _update_spikes(
     usual: list[float] = []
     found: list[Spike] = []
     for probe in history.probes:
-        update = median_update(probe, structure)
+        update = kept_update(probe, history, structure)
         if update is None or not probe.lr:
             continue
         value = update / probe.lr

@@ -15,7 +15,7 @@ from gradwatch.rules.loss_curve import (
     is_flat,
     is_learning,
 )
-from gradwatch.rules.weight_updates import median_update, update_ratios
+from gradwatch.rules.weight_updates import kept_update, median_update, update_ratios
 from gradwatch.rules.wording import relative_step
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
@@ -158,7 +158,7 @@ def _judged(
     flat = is_flat(history, settings, settings.flat_loss_steps)
     if flat is None or is_learning(history, settings):
         return None, {}
-    earlier = [(p, median_update(p, structure) or 0.0) for p in history.probes]
+    earlier = [(p, kept_update(p, history, structure) or 0.0) for p in history.probes]
     begun = 0 if has_jumped(history) else _FIRST_STEPS
     lasting = [p for p, u in earlier if u >= limit and p.step >= begun]
     if len(lasting) >= settings.confirm_probes:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
+from gradwatch.history import History
 from gradwatch.records import ParameterRecord, StepRecord
 from gradwatch.settings import Settings
 from gradwatch.structure import Role, Structure
@@ -46,6 +47,15 @@ def median_update(record: StepRecord, structure: Structure) -> float | None:
     """Return the median over layers of the update ratio; None if not measured."""
     ratios = update_ratios(record, structure)
     return median(ratios.values()) if ratios else None
+
+
+def kept_update(
+    probe: StepRecord, history: History, structure: Structure
+) -> float | None:
+    """Return `median_update` of a kept probe, computed once while it is kept."""
+    return history.derived(
+        probe, "median update", lambda record: median_update(record, structure)
+    )
 
 
 def starvation(
