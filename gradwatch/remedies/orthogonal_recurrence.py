@@ -206,7 +206,7 @@ def _record(layers: Sequence[RecurrentFacts], *, grows: bool) -> str:
         return "not counted on gated layers"
     if grows:
         return "with clipping repaired 1 of 3 networks that explode through time"
-    return "orthogonal weights repaired 4 of 6 networks that vanish through time in our bench"
+    return "orthogonal weights repaired 4 of 6 networks that vanish through time"
 
 
 def _code(layers: Sequence[RecurrentFacts], gain: float, *, clip: bool) -> str:
