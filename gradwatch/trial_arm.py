@@ -17,9 +17,10 @@ from torch.optim import Optimizer
 
 from gradwatch.errors import SettingsError
 from gradwatch.layers import clean_name
+from gradwatch.losses import own_loss
 from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Change
-from gradwatch.twin import LossFn, describe, own_loss, same_randomness
+from gradwatch.twin import LossFn, describe, same_randomness
 
 #: The user's optimizer, or what makes one from parameters.
 OptimizerSource = Optimizer | Callable[[Iterable[Tensor]], Optimizer]

@@ -11,13 +11,14 @@ import copy
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradwatch.errors import ModelError
 from gradwatch.history import History
+from gradwatch.losses import own_loss, random_cotangent
 from gradwatch.observer import Observer
 from gradwatch.settings import Settings
 from gradwatch.statistics import tensors_in
@@ -238,30 +239,6 @@ def loss_of(twin: nn.Module, batch: Any, loss_fn: LossFn | None) -> tuple[Tensor
             f"(={describe(batch)}); pass a `loss_fn(model, batch)`."
         )
     return random_cotangent(parts), RANDOM_COTANGENT
-
-
-def random_cotangent(outputs: list[Tensor]) -> Tensor:
-    """Return a scalar whose gradient at the outputs is standard normal per sample."""
-    terms = [
-        (part * torch.randn_like(part)).sum() / (len(part) if part.dim() else 1)
-        for part in outputs
-        if part.numel()
-    ]
-    return torch.stack([term.float() for term in terms]).sum()
-
-
-def own_loss(output: object) -> Tensor | None:
-    """Return the loss that an output is or holds (`.loss`, `["loss"]`), or None."""
-    if _is_scalar(output):
-        return output
-    loss = getattr(output, "loss", None)
-    if loss is None and isinstance(output, Mapping):
-        loss = output.get("loss")
-    return loss if _is_scalar(loss) else None
-
-
-def _is_scalar(value: object) -> TypeGuard[Tensor]:
-    return isinstance(value, Tensor) and value.numel() == 1 and value.requires_grad
 
 
 def _call(twin: nn.Module, batch: Any) -> Any:
