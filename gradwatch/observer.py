@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.capture import Capture
 from gradwatch.deliveries import Deliveries, PendingProbe, PendingPulse
 from gradwatch.graph_reading import GraphMemory
 from gradwatch.history import History
@@ -79,6 +80,7 @@ class Observer:
         self._idle_s = 0.0
         self._loss: float | Tensor | None = None
         self._last = LastForward()
+        self.capture = Capture(settings.capture_limit)
 
     # -- lifecycle ----------------------------------------------------------------
 
@@ -87,6 +89,7 @@ class Observer:
         self.hooks.attach()
         self.hooks.guard(self._resolve)
         self.hooks.guard(self.watched.note_zero_parameters)
+        self.hooks.guard(self._keep_initial)
         self.hooks.guard(self._follow)
         self._idle_s = self.hooks.time_of_rest()
         self.rhythm.note_idle(self._idle_s)
@@ -176,6 +179,11 @@ class Observer:
             self._pulsed = self.watched.trained
             self._pulses = PulseReader(self.watched.trainable())
 
+    def _keep_initial(self) -> None:
+        model = self.watched.model
+        if model is not None:
+            self.capture.keep_initial(model)
+
     def _follow(self) -> None:
         """Follow the backward pass through a parameter that gets gradients."""
         trainable = self.watched.trainable()
@@ -192,12 +200,17 @@ class Observer:
         """Keep references to the inputs and the RNG state of the last forward."""
         if self.settings.nan_origin != "off":
             self._last.remember(args, kwargs, random=self.watched.random)
+        model = self.watched.model
+        if self.hooks.armed and model is not None:
+            self.capture.begin(args, kwargs, model)
 
     def on_root_output(self, output: Any) -> None:
         """Note the loss where the model computes it itself."""
         loss = getattr(output, "loss", None)
         if isinstance(loss, Tensor) and loss.numel() == 1:
             self._loss = loss.detach()
+        if self.hooks.armed:
+            self.capture.note_output(output, self.hooks.hook_tensor)
 
     def on_module_enter(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         """Hand a module call to the probe."""
@@ -299,6 +312,7 @@ class Observer:
         probe.at_step.read_gradients(dict(self.watched.parameters), owned, zeros)
         if clock:
             probe.read_step()
+            self.capture.complete(self._step, self._scale_tensor())
             # A closure may run again inside the step; its gradients are not the step's.
             self.hooks.disarm()
 
@@ -321,6 +335,7 @@ class Observer:
             )
             self._probe.at_step.read_early_updates()
             self._probe.read_step()
+            self.capture.complete(self._step, self._scale_tensor())
         self._manual = True
         reading = self._pulses.read_step()
         if reading is not None:
@@ -388,6 +403,7 @@ class Observer:
         if self._manual:
             probe.at_step.sample_early(dict(self.watched.parameters))
         self._probe = probe
+        self.capture.begin_probe()
         self._pulse_wanted = True
         self.hooks.quiet = False
         self.hooks.arm()

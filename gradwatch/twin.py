@@ -186,7 +186,8 @@ def probe_twin(
         The detached observer with its history and structure, and what was
         back-propagated.
     """
-    observer = Observer(twin, settings, History(), lambda record: False)
+    limits = settings.model_copy(update={"capture_limit": 0, "nan_origin": "off"})
+    observer = Observer(twin, limits, History(), lambda record: False)
     observer.attach()
     try:
         loss, how = forward(twin)

@@ -30,7 +30,7 @@ ORDER = (
     ("graph_reading", "structure_build"),
     ("probe_entries", "probe_books", "probe_graph", "probe_step", "probe"),
     ("probe_numbers", "probe_coverage", "probe_depth", "probe_time", "probe_record"),
-    ("pulse", "rhythm", "stopwatch"),
+    ("pulse", "rhythm", "stopwatch", "capture"),
     ("hook_events", "hooks", "nan_origin"),
     ("history",),
     ("deliveries", "watched_model", "optimizer_roles", "observer"),
