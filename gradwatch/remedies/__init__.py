@@ -13,6 +13,7 @@ from gradwatch.remedies.initialise_weights import InitialiseWeights
 from gradwatch.remedies.loss_scaling import LossScaling
 from gradwatch.remedies.normalise_data import NormaliseData
 from gradwatch.remedies.orthogonal_recurrence import OrthogonalRecurrence
+from gradwatch.remedies.pretrain_layers import PretrainLayers
 from gradwatch.remedies.reconnect import Reconnect
 from gradwatch.remedies.revive_units import ReviveUnits
 from gradwatch.remedies.swap_activation import SwapActivation
@@ -28,6 +29,7 @@ REMEDIES: tuple[Remedy, ...] = (
     AddResidual(),
     ReviveUnits(),
     GradientAmplification(),
+    PretrainLayers(),
     NormaliseData(),
     AdjustLearningRate(),
     ClipGradients(),

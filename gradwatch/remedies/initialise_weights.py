@@ -16,9 +16,16 @@ from gradwatch.remedies.branches import (
     scale_branches,
     scaling_code,
 )
+from gradwatch.remedies.initialiser_words import (
+    CAUTIONS,
+    REASONS,
+    bias_clause,
+    caution_of,
+    how_far_off,
+    measured,
+)
 from gradwatch.remedies.initialisers import (
     KUMAR,
-    MOMENT_GAINS,
     ORTHOGONAL,
     XAVIER,
     YILMAZ_POLI,
@@ -37,8 +44,8 @@ from gradwatch.remedies.scope import (
     sums,
 )
 from gradwatch.remedies.snippets import drawn
-from gradwatch.rules.wording import named, plural, some
-from gradwatch.situations import SIGMOID_LIKE, TANH_LIKE
+from gradwatch.rules.wording import plural, some
+from gradwatch.situations import TANH_LIKE
 from gradwatch.structure import Role
 from gradwatch.treatment import ModelEditor
 
@@ -230,7 +237,7 @@ class InitialiseWeights(Remedy):
         biased = [f for f in free if abs(f.bias_mean or 0.0) > MAX_BIAS]
         if pairs and (biased or sum(abs(x) for x in off) >= _MIN_DECADES):
             layers = [facts for facts, _ in pairs]
-            why = _why(pairs, off) + _bias_clause(biased)
+            why = how_far_off(pairs, off) + bias_clause(biased)
             yield self._matching(case, layers, self._bad_heads(case), why)
             if all(facts.activation in TANH_LIKE for facts in layers):
                 yield self._named(case, layers, ORTHOGONAL)
@@ -276,8 +283,8 @@ class InitialiseWeights(Remedy):
             sites=[s for s in case.anatomy.sites if s.layer in names],
             options={"init": "matching"},
             source="; ".join(dict.fromkeys(draw.source for draw in draws.values())),
-            record=_record(case, layers),
-            caution=_caution(layers),
+            record=measured(case.code, layers),
+            caution=caution_of(layers),
         )
 
     def _named(
@@ -287,14 +294,14 @@ class InitialiseWeights(Remedy):
             case,
             f"Draw {plural(len(layers), 'layer')} anew, {initialiser.title}",
             against_target(layers, initialiser, title_of(layers[0].activation or ""))
-            + f". {_REASONS[initialiser.name]}",
+            + f". {REASONS[initialiser.name]}",
             drawn(dict.fromkeys((f.layer for f in layers), initialiser)),
             layers=[facts.layer for facts in layers],
             sites=[s for f in layers if (s := case.anatomy.site(f.layer)) is not None],
             options={"init": initialiser.name},
             source=initialiser.source,
             record=record(initialiser.name, case.code),
-            caution=_CAUTIONS[initialiser.name],
+            caution=CAUTIONS[initialiser.name],
         )
 
     # -- doing it ---------------------------------------------------------------
@@ -317,67 +324,3 @@ class InitialiseWeights(Remedy):
                 slope = slope_of(editor.module(site.module))
             activation = None if site is None else site.activation
             redraw(editor, layer, for_activation(activation, slope) or XAVIER)
-
-
-_REASONS = {
-    "orthogonal": (
-        "Orthogonal weights turn a signal and do not stretch it; 1.05 makes up for "
-        "what tanh takes."
-    ),
-    "kumar": (
-        "Kumar's scale keeps the variance of a logistic signal; in theory each layer "
-        "still passes on 0.60 of the gradient only."
-    ),
-    "yilmaz-poli": (
-        "A negative mean keeps the outputs of logistic units from adding up, so that "
-        "the gradient does not fade."
-    ),
-}
-_CAUTIONS = {
-    "orthogonal": "Inputs of deviation 1 and more still push tanh into its flat parts.",
-    "kumar": "Helps shallow networks at best: another activation helps more.",
-    "yilmaz-poli": "Trains very slowly: its authors trained long with plain SGD.",
-}
-
-
-def _why(pairs: Sequence[tuple[WeightFacts, Initialiser]], off: Sequence[float]) -> str:
-    """Say how far the weights are off, and what that makes over all layers."""
-    at = max(range(len(pairs)), key=lambda i: abs(off[i]))
-    facts, initialiser = pairs[at]
-    follows = title_of(facts.activation) if facts.activation else "a linear layer"
-    text = f"{against_target([facts], initialiser, follows)}."
-    if len(pairs) > 1:
-        total = sum(off)
-        text += (
-            f" Over all {plural(len(pairs), 'layer')} the weights are too "
-            f"{'small' if total > 0 else 'large'} by {abs(total):.1f} decades together."
-        )
-    return text
-
-
-def _bias_clause(biased: Sequence[WeightFacts]) -> str:
-    if not biased:
-        return ""
-    worst = max(biased, key=lambda facts: abs(facts.bias_mean or 0.0))
-    return f" The bias of {named(worst.layer)} has mean {worst.bias_mean:.2g}."
-
-
-def _record(case: Case, layers: Sequence[WeightFacts]) -> str:
-    kinds = {facts.activation for facts in layers}
-    if kinds <= TANH_LIKE:
-        return record("init tanh", case.code)
-    if kinds & SIGMOID_LIKE:
-        return record("init", case.code)
-    return record("init relu-like", case.code)
-
-
-def _caution(layers: Sequence[WeightFacts]) -> str:
-    kinds = {facts.activation for facts in layers}
-    if "tanh" in kinds:
-        return (
-            "Keep gain 1: PyTorch's gain of 5/3 for tanh grows by 1.1 a layer and "
-            "explodes beyond about 30 layers."
-        )
-    if kinds & (MOMENT_GAINS.keys() - {"elu", "celu"}):
-        return "From about 20 plain layers on the signal drifts from its size."
-    return "What these layers had learned is lost."

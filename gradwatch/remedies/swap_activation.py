@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+from torch import nn
+
 from gradwatch.anatomy import ActivationSite, Anatomy
-from gradwatch.recommendations import Recommendation, Rejection, Risk
+from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
 from gradwatch.remedies.activations import ACTIVATIONS, Activation, title_of
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.measured import record
@@ -16,12 +18,14 @@ from gradwatch.remedies.scope import (
     DEPTH_CODES,
     against_target,
     is_plain,
+    sums,
     swappable_sites,
     why_none,
 )
-from gradwatch.remedies.snippets import drawn, swapped
+from gradwatch.remedies.snippets import drawn, replaced, swapped
 from gradwatch.rules.wording import joined, plural, some, unique
 from gradwatch.situations import (
+    DEEP_BATCH_NORM,
     EXP_LIKE,
     SIGMOID_LIKE,
     TANH_LIKE,
@@ -37,29 +41,6 @@ _FADING = ("relu", "selu", "tanh", "leaky_relu", "elu", "gelu")
 _GROWING = ("selu", "tanh", "relu")
 _DEAD = ("leaky_relu", "selu", "elu", "gelu")
 _RECORDS = {"relu": "relu+he", "selu": "selu+lecun", "tanh": "tanh+xavier"}
-_HE = "; He et al. (2015), Delving deep into rectifiers, arXiv:1502.01852"
-_SOURCES = {
-    "relu": f"Glorot et al. (2011), Deep sparse rectifier neural networks{_HE}",
-    "leaky_relu": (
-        "Maas et al. (2013), Rectifier nonlinearities improve neural network acoustic "
-        f"models{_HE}"
-    ),
-    "elu": f"Clevert et al. (2016), ELUs, arXiv:1511.07289{_HE}",
-    "selu": "Klambauer et al. (2017), Self-normalizing networks, arXiv:1706.02515",
-    "gelu": f"Hendrycks & Gimpel (2016), GELUs, arXiv:1606.08415{_HE}",
-    "tanh": "Glorot & Bengio (2010), Difficulty of training deep networks",
-}
-_CAUTIONS = {
-    "relu": "Outputs are no longer bounded.",
-    "leaky_relu": "Outputs are no longer bounded.",
-    "elu": "Outputs are no longer bounded above.",
-    "selu": (
-        "Made for plain networks and standardised inputs; dropout must become "
-        "nn.AlphaDropout."
-    ),
-    "gelu": "From about 20 plain layers on the signal drifts from its size.",
-    "tanh": "Saturates where its inputs are large.",
-}
 _NOT_AT_FAULT = {
     "GW102": "the activation between time steps is part of the recurrent cell",
     "GW202": "the activation between time steps is part of the recurrent cell",
@@ -81,7 +62,7 @@ class SwapActivation(Remedy):
         gradient fades, the signal collapses or the outputs saturate; an exponential
         activation explodes or ends in NaN; ReLUs are dead (LeakyReLU, ELU and GELU
         pass a gradient below zero); a plain network explodes (SELU keeps the size of
-        its signal by itself).
+        its signal by itself, also in place of the batch norms of a deep network).
 
     When it never does:
         Output activations, gates, activations inside attention or between time steps
@@ -93,7 +74,8 @@ class SwapActivation(Remedy):
         Exchanges the activations, functions as well as modules, and draws the weights
         of the layers before them for the new one: He for ReLU, LeakyReLU, ELU and
         GELU (each with its own gain), LeCun for SELU, Xavier for Tanh; biases become
-        0. The variant `init=keep` leaves the weights as they are.
+        0. The variant `init=keep` leaves the weights as they are, `norms=drop` takes
+        the batch norms out.
 
     Record:
         Of 30 vanishing sigmoid, tanh and ReLU networks, ReLU with He weights repaired
@@ -166,6 +148,8 @@ class SwapActivation(Remedy):
         if case.code in DEPTH_CODES and is_plain(case.structure, case.anatomy):
             for to in ("selu", "tanh"):
                 yield from self._variant(case, sites, to)
+        elif case.code in {"GW201", "GW203"} and _batch_norm_explodes(case):
+            yield from self._variant(case, sites, "selu", drop=_batch_norms(case))
         yield self.reject(
             case,
             f"The activation is {old} already; swapping it for a ReLU does not help: "
@@ -181,6 +165,7 @@ class SwapActivation(Remedy):
         to: str,
         *,
         keep: bool = False,
+        drop: Sequence[str] = (),
     ) -> Iterable[Recommendation]:
         """Return the swap for one activation, if there is anything to exchange."""
         sites = tuple(site for site in sites if site.activation != to)
@@ -195,17 +180,30 @@ class SwapActivation(Remedy):
         weights = (
             " and keep the weights" if keep else f", with {initialiser.title} weights"
         )
+        why = _why(case.anatomy, sites, new, keep=keep)
+        options: dict[str, Option] = {
+            "to": to,
+            "init": "keep" if keep else initialiser.name,
+        }
+        if drop:
+            code = f"{replaced(drop, 'nn.Identity()')}\n{code}"
+            weights += f", without {plural(len(drop), 'batch norm')}"
+            options["norms"] = "drop"
+            why = (
+                "Batch norm makes the gradient of a plain network grow by 1.2 a layer, "
+                f"and SELU needs none. {why}"
+            )
         yield self.recommend(
             case,
             f"Swap {_counted(sites)} for {new.title}{weights}",
-            _why(case.anatomy, sites, new, keep=keep),
+            why,
             code,
             layers=layers,
             sites=sites,
             risk=Risk.RESHAPES if keep else Risk.REINITIALISES,
-            options={"to": to, "init": "keep" if keep else initialiser.name},
+            options=options,
             caution=_caution(case.anatomy, new, keep=keep),
-            source=_SOURCES[to],
+            source=new.source,
             record=record("relu+keep" if keep else _RECORDS.get(to, ""), case.code),
             where=next((site.where for site in sites if site.module is None), ""),
         )
@@ -213,11 +211,30 @@ class SwapActivation(Remedy):
     def apply(self, editor: ModelEditor, recommendation: Recommendation) -> None:
         """Exchange the activations and draw the weights before them."""
         new = ACTIVATIONS[str(recommendation.options["to"])]
+        if recommendation.options.get("norms") == "drop":
+            for name, module in list(editor.model.named_modules()):
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    editor.replace(name, nn.Identity())
         for site in recommendation.sites:
             editor.swap_activation(site, new.make)
         if recommendation.options["init"] != "keep":
             for layer in recommendation.layers:
                 redraw(editor, layer, new.initialiser)
+
+
+def _batch_norm_explodes(case: Case) -> bool:
+    """Whether the network is plain, deep, and normalised by batches throughout."""
+    norms = [facts.norm or "" for facts in case.anatomy.weights if facts.hidden]
+    return (
+        len(case.anatomy.weights) > DEEP_BATCH_NORM
+        and not sums(case.structure)
+        and sum("Batch" in norm for norm in norms) > len(norms) / 2
+    )
+
+
+def _batch_norms(case: Case) -> list[str]:
+    kinds = {name: info.kind for name, info in case.structure.layers.items()}
+    return [name for name in case.anatomy.norms if "Batch" in kinds.get(name, "")]
 
 
 def _counted(sites: Sequence[ActivationSite]) -> str:
@@ -244,22 +261,12 @@ def _why(
     else:
         old = title_of(sites[0].activation)
         text += f"with {old}s nothing holds the size of the signal but the weights"
-    text += f", {_MERITS[new.name]}."
+    text += f", {new.merit}."
     facts = [f for layer in layers if (f := anatomy.weight(layer)) is not None]
     if facts and not keep:
         stand = against_target(facts, new.initialiser, new.title)
         text += f" The weights must match it: {stand}."
     return text
-
-
-_MERITS = {
-    "relu": "a ReLU the whole of it where it is active",
-    "leaky_relu": "a LeakyReLU passes some on at every value",
-    "elu": "an ELU passes some on below zero too",
-    "selu": "a SELU draws mean and deviation of its outputs towards 0 and 1",
-    "gelu": "a GELU passes some on below zero too",
-    "tanh": "a Tanh is bounded and passes small signals on whole",
-}
 
 
 def _caution(anatomy: Anatomy, new: Activation, *, keep: bool) -> str:
@@ -269,7 +276,7 @@ def _caution(anatomy: Anatomy, new: Activation, *, keep: bool) -> str:
             "Weights that were drawn for another activation do not suit it: PyTorch's "
             "default lets 0.41 of a gradient through each ReLU layer."
         )
-    parts.append(_CAUTIONS[new.name])
+    parts.append(new.caution)
     if has_raw_inputs(anatomy):
         parts.append("The inputs are far from unit scale: normalise them first.")
     return " ".join(parts)

@@ -8,7 +8,15 @@ from torch import nn
 
 from gradwatch.recommendations import Risk
 from gradwatch.remedies.swap_activation import SwapActivation
-from tests.remedies.cases import case, chain, offers, refusals, spans_of
+from gradwatch.structure import LayerInfo, Role
+from tests.remedies.cases import (
+    case,
+    chain,
+    offers,
+    refusals,
+    spans_of,
+    structure_of,
+)
 
 REMEDY = SwapActivation()
 
@@ -91,6 +99,20 @@ def test_selu_is_for_plain_networks(change):
     if change == "norms":
         anatomy = replace(anatomy, norms=("norm1",))
     assert offers(REMEDY, case(anatomy=anatomy, spans=spans)) == []
+
+
+def test_deep_batch_norm_that_explodes_becomes_selu_without_norms():
+    """The norms make the gradient grow; SELU needs none."""
+    anatomy = chain(40, "relu", norm="BatchNorm1d")
+    names = tuple(f"norm{i}" for i in range(1, 41))
+    anatomy = replace(anatomy, norms=names)
+    structure = structure_of(anatomy)
+    norms = {n: LayerInfo(n, "BatchNorm1d", role=Role.NORM) for n in names}
+    structure = replace(structure, layers={**structure.layers, **norms})
+    (offer,) = offers(REMEDY, case("GW201", anatomy=anatomy, structure=structure))
+    assert offer.options == {"to": "selu", "init": "lecun", "norms": "drop"}
+    assert "without 40 batch norms" in offer.title
+    assert offer.code.startswith('for name in [f"norm{i}" for i in range(1, 41)]:')
 
 
 def test_dead_relus_become_leaky():
