@@ -167,35 +167,80 @@ def _severity(word: str) -> Severity:
 
 @app.command()
 def explain(
-    rule: Annotated[str, typer.Argument(help="Code or name, such as GW101.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="RULE|REMEDY", help="GW101, vanishing-gradient or gated-cell."
+        ),
+    ],
 ) -> None:
-    """Explain a rule: what it looks at, why, with which limit, and what may help."""
-    from gradwatch.console import emit, markdown_text, stream_format
-    from gradwatch.rules import pages
+    """Explain a rule or a remedy: what it looks at, why, and what it is worth."""
+    from gradwatch.remedies import REMEDIES
+    from gradwatch.rules import RULES
 
-    page = pages.page(_find(rule))
+    names = {rule.code.lower(): f"rules/{rule.name}" for rule in RULES}
+    names |= {rule.name: f"rules/{rule.name}" for rule in RULES}
+    names |= {remedy.name: f"remedies/{remedy.name}" for remedy in REMEDIES}
+    hint = "`gradwatch rules` lists them, `gradwatch remedies` the remedies."
+    _show_page(names[_known(name, names, "rule and no remedy", hint)])
+
+
+def _known(wanted: str, names: Iterable[str], what: str, hint: str) -> str:
+    """Return a name as it is written in the catalogue, or refuse it with the nearest.
+
+    Raises:
+        BadParameter: If there is no such name.
+    """
+    names = list(names)
+    if wanted.lower() in names:
+        return wanted.lower()
+    near = difflib.get_close_matches(wanted.lower(), names, n=1)
+    if near:
+        code = near[0].upper() if near[0].startswith("gw") else near[0]
+        hint = f"did you mean {code}?"
+    raise typer.BadParameter(
+        f"{_one_line(wanted)!r} is no {what}; {hint}", param_hint="NAME"
+    )
+
+
+def _show_page(place: str) -> None:
+    """Print a page of the documentation, such as `rules/vanishing-gradient`."""
+    from gradwatch.console import emit, markdown_text, stream_format
+    from gradwatch.remedies import pages as remedy_pages
+    from gradwatch.rules import pages as rule_pages
+
+    kind, _, name = place.partition("/")
+    pages = rule_pages.pages() if kind == "rules" else remedy_pages.pages()
     # The first line says to those who edit the files where they come from.
-    source = "\n".join(x for x in page.splitlines() if not x.startswith("<!--"))
+    lines = pages[f"{name}.md"].splitlines()
+    source = "\n".join(line for line in lines if not line.startswith("<!--"))
     width, colour = stream_format(sys.stdout)
     if sys.stdout.isatty():
         source = markdown_text(source, width, colour=colour)
     emit(source.strip("\n"), sys.stdout)
 
 
-def _find(wanted: str) -> Rule:
-    from gradwatch.rules import RULES
+@app.command()
+def remedies(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="[REMEDY]", help="Show the page of this remedy."),
+    ] = None,
+) -> None:
+    """List the remedies, or show the page of one."""
+    from gradwatch.console import emit
+    from gradwatch.remedies import REMEDIES
 
-    for rule in RULES:
-        if wanted.lower() in {rule.code.lower(), rule.name}:
-            return rule
-    names = [name for rule in RULES for name in (rule.code, rule.name)]
-    near = difflib.get_close_matches(wanted, names, n=1) or difflib.get_close_matches(
-        wanted.upper(), names, n=1
-    )
-    hint = f"did you mean {near[0]}?" if near else "`gradwatch rules` lists them."
-    raise typer.BadParameter(
-        f"{_one_line(wanted)!r} is no rule; {hint}", param_hint="RULE"
-    )
+    if name is None:
+        rows = [
+            f"{remedy.name:23}  {remedy.risk.value:13}  {remedy.summary}"
+            for remedy in REMEDIES
+        ]
+        emit("\n".join(rows), sys.stdout)
+        return
+    hint = "`gradwatch remedies` lists them."
+    known = _known(name, [remedy.name for remedy in REMEDIES], "remedy", hint)
+    _show_page(f"remedies/{known}")
 
 
 @app.command()

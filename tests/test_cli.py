@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from gradwatch import cli
 from gradwatch._version import __version__
 from gradwatch.errors import GradWatchError
+from gradwatch.remedies import REMEDIES
 from gradwatch.report import Report
 from gradwatch.rules import RULES
 from tests.sample_reports import non_finite, vanishing
@@ -95,6 +96,35 @@ def test_rules_lists_all():
         assert line.endswith(rule.summary)
 
 
+@pytest.mark.parametrize("remedy", REMEDIES, ids=lambda remedy: remedy.name)
+def test_every_remedy_is_explained_by_both_commands(remedy):
+    """`explain NAME` and `remedies NAME` show the same page."""
+    explained, shown = run("explain", remedy.name), run("remedies", remedy.name)
+    assert explained.exit_code == 0
+    assert explained.output == shown.output
+    assert explained.output.startswith(f"# {remedy.name}\n")
+
+
+def test_remedies_lists_all():
+    """One line a remedy: name, risk, summary."""
+    lines = run("remedies").output.splitlines()
+    assert len(lines) == len(REMEDIES)
+    for line, remedy in zip(lines, REMEDIES, strict=True):
+        assert line.split()[:2] == [remedy.name, remedy.risk.value]
+        assert line.endswith(remedy.summary)
+
+
+def test_unknown_remedies_are_refused_with_a_suggestion():
+    """By both commands; a rule is no remedy."""
+    assert "did you mean gated-cell?" in run("explain", "gated-cel").output
+    result = run("remedies", "clip-gradient")
+    assert result.exit_code == 2
+    assert "did you mean clip-gradients?" in result.output
+    result = run("remedies", "GW101")
+    assert result.exit_code == 2
+    assert "`gradwatch remedies` lists them" in result.output
+
+
 def test_demo_says_how_to_install_its_data(monkeypatch):
     """Without scikit-learn the message names the extra."""
     monkeypatch.setitem(sys.modules, "sklearn", None)
@@ -147,4 +177,4 @@ def test_module_and_error_without_a_traceback(tmp_path):
 def test_no_command_of_later_issues_is_stubbed():
     """A command that is listed works."""
     names = {command.callback.__name__ for command in cli.app.registered_commands}
-    assert names == {"report", "explain", "rules", "demo"}
+    assert names == {"report", "run", "explain", "rules", "remedies", "demo"}

@@ -56,8 +56,8 @@ class GatedCell(Remedy):
 
     When it applies:
         The gradient of an `nn.RNN` or `nn.RNNCell` fades or grows through time; that of
-        an LSTM or GRU fades because its gates forget: with PyTorch's default bias they
-        keep about half of the state a step, which is 19 decades over 100 steps.
+        an LSTM or GRU fades because its gates forget: with PyTorch's default bias 0.65
+        of a gradient is left a step, and after 100 steps 19 decades are lost.
 
     When it never does:
         A gradient that fades along the depth. A gated layer whose gate bias is about

@@ -25,7 +25,10 @@ _GROWN = 1.5
 _LEAST, _MOST = 1e-5, 0.1
 #: D of the first probe from which a network explodes from its start (GW201's note).
 _AT_START = -2.0
-_CODES = frozenset({"GW201", "GW202", "GW203", "GW205", "GW301"})
+_CODES = frozenset({"GW201", "GW202", "GW203", "GW205"})
+_FADING = frozenset({"GW101", "GW102", "GW105"})
+#: Share of the growth that the decay must balance to be worth a word (chosen).
+_ENOUGH = 0.5
 _SOURCE = "Krogh & Hertz (1991), A simple weight decay can improve generalization; "
 _SOURCE += "Loshchilov & Hutter (2019), arXiv:1711.05101"
 
@@ -34,13 +37,13 @@ class WeightDecay(Remedy):
     """Hold weights that grow while they are trained.
 
     When it applies:
-        Gradient, signal or steps grow, and the median weight is at least 1.5 times as
-        large as at the first probe.
+        The gradient or the signal grows, and the median weight is at least 1.5 times
+        as large as at the first probe.
 
     When it never does:
         Networks that explode from their first step: decay takes a ten-thousandth of a
         weight a step and comes too late. Fading gradients: smaller weights make them
-        fade more.
+        fade more. Growth so fast that a decay of 0.1 would take less than half of it.
 
     What apply does:
         Sets the weight decay of every parameter group to what balances the measured
@@ -70,10 +73,10 @@ class WeightDecay(Remedy):
     def propose(self, case: Case) -> Iterable[Recommendation | Rejection]:
         """Return the decay that balances the growth, or why there is none."""
         if case.code not in _CODES:
-            yield self.reject(
-                case,
-                "Smaller weights do not help here: they pass on less of a gradient.",
-            )
+            reason = "It is not the weights that grow here."
+            if case.code in _FADING:
+                reason = "Smaller weights pass on even less of a gradient."
+            yield self.reject(case, reason)
             return
         first, latest = case.history.first_probe, case.history.latest
         growth = weight_growth(case.history, case.structure)
@@ -120,13 +123,18 @@ class WeightDecay(Remedy):
         options: dict[str, Option] = {"weight_decay": value}
         if optimizer is not None and optimizer.kind == "Adam":
             options |= {"to": "AdamW", "lr": optimizer.lr}
+        if value * rate < _ENOUGH * a_step:
+            return self.reject(
+                case,
+                f"The median weight grows by {a_step:.2g} a step, of which a decay of "
+                f"{code(value)} would take {value * rate:.2g}: too late.",
+            )
         return self.recommend(
             case,
             f"Set the weight decay to {code(value)}",
             f"The median weight has grown {amount(growth, 2)} times in {steps} steps, "
             f"{a_step:.2g} a step. A decay of {code(value)} takes {value * rate:.2g} a "
-            f"step at the rate of {code(rate)}"
-            + (", as much as people use." if value >= _MOST else "."),
+            f"step at the rate of {code(rate)}.",
             _code(optimizer, value),
             options=options,
             caution="It acts slowly: what makes the weights grow is more often the "

@@ -35,12 +35,25 @@ def sections(rule: Rule) -> dict[str, str]:
     Returns:
         The first paragraph under an empty heading, then the text of each heading.
     """
-    text = inspect.getdoc(type(rule)) or ""
+    return by_heading(inspect.getdoc(type(rule)) or "", HEADINGS)
+
+
+def by_heading(text: str, headings: Iterable[str]) -> dict[str, str]:
+    """Return a docstring by heading.
+
+    Args:
+        text: The docstring, without indentation.
+        headings: Lines that are headings, without their colon.
+
+    Returns:
+        The first paragraph under an empty heading, then the text of each heading.
+    """
+    wanted = set(headings)
     found: dict[str, list[str]] = {"": []}
     heading = ""
     for line in text.splitlines():
         title = line.removesuffix(":")
-        if title in HEADINGS and line.endswith(":"):
+        if title in wanted and line.endswith(":"):
             heading = title
             found[heading] = []
         else:
