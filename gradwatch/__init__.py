@@ -15,9 +15,20 @@ from gradwatch.errors import (
     ModelError,
     ReportError,
     SettingsError,
+    TreatmentError,
 )
 from gradwatch.findings import Confidence, Evidence, Finding, Health, Severity, Trend
 from gradwatch.precheck import check
+from gradwatch.prescription import treat, treat_optimizer, treatment_of
+from gradwatch.recommendations import (
+    Change,
+    Recommendation,
+    Rejection,
+    Risk,
+    Treatment,
+    TrialResult,
+    Verdict,
+)
 from gradwatch.report import Report
 from gradwatch.session import Watch, watch
 from gradwatch.settings import Settings
@@ -25,6 +36,7 @@ from gradwatch.settings import Settings
 _random.setstate(_random_state)
 
 __all__ = [
+    "Change",
     "Confidence",
     "DetachedWarning",
     "Evidence",
@@ -33,14 +45,24 @@ __all__ = [
     "GradWatchWarning",
     "Health",
     "ModelError",
+    "Recommendation",
+    "Rejection",
     "Report",
     "ReportError",
+    "Risk",
     "Settings",
     "SettingsError",
     "Severity",
+    "Treatment",
+    "TreatmentError",
     "Trend",
+    "TrialResult",
+    "Verdict",
     "Watch",
     "__version__",
     "check",
+    "treat",
+    "treat_optimizer",
+    "treatment_of",
     "watch",
 ]

@@ -21,11 +21,28 @@ class ModelError(GradWatchError, TypeError):
     """
 
 
+class TreatmentError(GradWatchError, ValueError):
+    """A recommendation cannot be applied to this model.
+
+    Raised by `treat` and `treat_optimizer`: where code cannot make the change, the
+    message shows the lines to write and where.
+    """
+
+
 class ReportError(GradWatchError, ValueError):
     """A saved report or run cannot be read.
 
     Raised by `Report.load` and `gradwatch report`: the message says what is wrong with
     the file and what was still readable.
+    """
+
+
+class TreatmentError(GradWatchError, ValueError):
+    """A treatment cannot be applied to this model or optimizer.
+
+    Raised by `treat`, `treat_optimizer` and a treated model's first forward. The
+    message names the layer, what stands in the way and what to do instead; the
+    original is as it was.
     """
 
 
@@ -38,4 +55,11 @@ class DetachedWarning(GradWatchWarning):
 
     Emitted once. Training is unaffected; the report covers the steps before. Please
     file an issue with the traceback that the warning carries.
+    """
+
+
+class TreatmentWarning(GradWatchWarning):
+    """A treated model did not find, in its first forward, something to change.
+
+    Emitted once. The layers named run as they did before: change them by hand.
     """

@@ -1,0 +1,449 @@
+"""What a treatment adds around a layer: a `Graft` on the layer, run by its hooks.
+
+A graft changes what a layer reads and returns without touching its class, its names or
+the user's `forward`. What must happen at the activation after the layer, which may be a
+function call anywhere in the user's code, travels with the data: the layer's output is
+marked, the mark passes through views, norms, dropout and sums, and the first matching
+activation that reads it answers. An activation of another layer reads no such mark, and
+nothing is kept between calls, so threads, nested calls, exceptions, checkpointing and
+sub-modules called by themselves need no care.
+
+All of it is part of the treated model: it is copied, pickled and saved with it.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gradwatch.errors import TreatmentError, TreatmentWarning
+
+#: Name under which a graft hangs on its layer, as `parametrizations` does.
+GRAFT = "gradwatch"
+#: Other functions that compute an activation, as the autograd graph names it.
+_ALSO = {
+    "relu": ("relu6", "threshold", "clamp_min"),
+    "elu": ("selu", "celu"),
+    "hardtanh": ("relu6", "clamp"),
+    "logsigmoid": ("log_sigmoid",),
+    "rrelu": ("rrelu_with_noise",),
+}
+_ACTIVATIONS = frozenset(
+    {"relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh"}
+    | {"softplus", "prelu", "mish", "hardswish", "hardsigmoid", "log_sigmoid"}
+    | {"threshold", "celu", "selu", "rrelu", "exp", "relu6", "softsign", "glu"}
+)
+#: Functions that multiply by weights: a mark does not pass, as the next layer begins.
+_STOPS = frozenset(
+    {"linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv"}
+    | {"addmm", "addmv", "addbmm", "baddbmm", "einsum", "dot", "tensordot"}
+    | {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"}
+    | {"conv_transpose3d", "conv_tbc", "scaled_dot_product_attention"}
+    | {"multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu"}
+    | {"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "embedding"}
+    | {"__get__", "__set__"}
+)
+
+
+class Graft(nn.Module):
+    """What a treatment hung on one layer.
+
+    Its own forward is the identity: a container that runs all its children (such as
+    `nn.Sequential`) runs it without effect; the hooks of the layer do the work.
+
+    Args:
+        layer: Qualified name of the layer, for messages.
+
+    Attributes:
+        before: Modules that the layer's input passes through.
+        pre_norm: Norm of the layer's input that the shortcut does not see.
+        after: Modules that the layer's output passes through.
+        activation: Module in the place of the activation; None to keep it.
+        residual: Whether the input is added.
+        scale: What the branch is multiplied with before it is added.
+        awaited: Functions one of which is the activation; empty if none is awaited.
+        awaited_module: Name of the module that is the activation; empty if none is.
+        old: The activation for a reader.
+    """
+
+    def __init__(self, layer: str) -> None:
+        super().__init__()
+        self.layer = layer
+        self.before = nn.ModuleList()
+        self.after = nn.ModuleList()
+        self.pre_norm: nn.Module | None = None
+        self.activation: nn.Module | None = None
+        self.residual = False
+        self.scale: Tensor | float = 1.0
+        self.awaited: tuple[str, ...] = ()
+        self.awaited_module = ""
+        self.old = ""
+        #: Whether the layer was called, and whether its activation was found then.
+        self.called = False
+        self.met = False
+
+    def forward(self, *args: Any) -> Any:
+        """Return what it is given."""
+        return args[0] if len(args) == 1 else args
+
+    def extra_repr(self) -> str:
+        """Return the formula of the layer."""
+        body = f"{self.layer or 'layer'}(norm(x))" if self.pre_norm else "layer(x)"
+        body = body.replace(self.layer, "layer") if self.layer else body
+        if len(self.after):
+            body = f"after({body})"
+        if self.activation is not None:
+            body = f"activation({body})"
+        elif self.awaits:
+            body = f"{self.old}({body})"
+        if not self.residual:
+            return f"y = {body}"
+        scale = "scale" if isinstance(self.scale, Tensor) else f"{self.scale:.4g}"
+        return f"y = x + {scale} * {body}"
+
+    @property
+    def awaits(self) -> bool:
+        """Whether something is to happen at the activation after the layer."""
+        return bool(self.awaited or self.awaited_module)
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is left of it."""
+        return not (
+            len(self.before) or len(self.after) or self.activation or self.residual
+        )
+
+    def sum_up(self, raw: Tensor, branch: Tensor) -> Tensor:
+        """Return the shortcut plus the scaled branch.
+
+        Args:
+            raw: What the layer was given.
+            branch: What came out of its activation.
+
+        Returns:
+            The sum.
+
+        Raises:
+            TreatmentError: If their shapes differ.
+        """
+        if raw.shape != branch.shape:
+            raise TreatmentError(
+                f"the shortcut around `{self.layer}` cannot be added: the layer reads "
+                f"{list(raw.shape)}, and its activation returns {list(branch.shape)}; "
+                "leave this layer out, or give it a projection in your own code."
+            )
+        return raw + self.scale * branch
+
+
+def graft_of(module: nn.Module) -> Graft | None:
+    """Return the graft of a layer, or None."""
+    graft = module._modules.get(GRAFT)
+    return graft if isinstance(graft, Graft) else None
+
+
+def grafts(model: nn.Module) -> Iterator[Graft]:
+    """Yield the grafts of a model."""
+    for module in model.modules():
+        if isinstance(module, Graft):
+            yield module
+
+
+def function_names(activation: str) -> tuple[str, ...]:
+    """Return the names of the functions that compute an activation."""
+    return (activation, *_ALSO.get(activation, ()))
+
+
+def attach(module: nn.Module, layer: str) -> Graft:
+    """Return the graft of a layer; hang one on it, with its hooks, if it has none."""
+    graft = graft_of(module)
+    if graft is None:
+        graft = Graft(layer)
+        graft.train(module.training)
+        module.add_module(GRAFT, graft)
+        module.register_forward_pre_hook(_Enter(), with_kwargs=True)
+        module.register_forward_hook(_Leave(), with_kwargs=True)
+    return graft
+
+
+def detach(module: nn.Module) -> None:
+    """Take a graft and its hooks off a layer."""
+    module._modules.pop(GRAFT, None)
+    for hooks in (module._forward_pre_hooks, module._forward_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(hook, _Enter | _Leave):
+                del hooks[key]
+
+
+def listen(module: nn.Module, name: str) -> None:
+    """Let an activation module answer the marks of layers that wait for it."""
+    if not any(isinstance(h, _AtModule) for h in module._forward_hooks.values()):
+        module.register_forward_pre_hook(_KeepInput())
+        module.register_forward_hook(_AtModule(name))
+
+
+def hears(module: nn.Module) -> str | None:
+    """Return the name under which an activation module listens, or None."""
+    hooks = module._forward_hooks.values()
+    return next((h.name for h in hooks if isinstance(h, _AtModule)), None)
+
+
+def guard_root(model: nn.Module) -> None:
+    """Let the root give out unmarked tensors, and warn of activations not found."""
+    if not any(isinstance(h, _AtRoot) for h in model._forward_hooks.values()):
+        model.register_forward_hook(_AtRoot())
+
+
+# -- marks ----------------------------------------------------------------------------
+
+
+class _Call:
+    """One call of a layer whose activation is yet to come."""
+
+    __slots__ = ("done", "graft", "raw", "version")
+
+    def __init__(self, graft: Graft, raw: Tensor) -> None:
+        self.graft = graft
+        self.raw = raw if graft.residual else None
+        self.version = _version(raw)
+        self.done = False
+
+    def shortcut(self) -> Tensor:
+        """Return the layer's input, as it was."""
+        assert self.raw is not None
+        if _version(self.raw) != self.version:
+            raise TreatmentError(
+                f"the input of `{self.graft.layer}` was changed in place before the "
+                "shortcut could add it; do not change it in place between the layer "
+                "and its activation."
+            )
+        return self.raw
+
+
+def _version(tensor: Tensor) -> int:
+    return -1 if tensor.is_inference() else tensor._version
+
+
+class Marked(Tensor):
+    """A layer's output, or what was made of it, on the way to its activation."""
+
+    calls: tuple[_Call, ...]
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        """Run a function; answer the marks if it is the awaited activation."""
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        inplace = name[-1:] == "_" and name[-2:] != "__"
+        if inplace:
+            name = name[:-1]
+        subject = args[0] if args else kwargs.get("input")
+        if name in _ACTIVATIONS or name == "clamp_min" or name == "clamp":
+            for call in _open_calls(subject):
+                if name in call.graft.awaited:
+                    return _answer(call, func, inplace, args, kwargs)
+        with torch._C.DisableTorchFunctionSubclass():
+            result = func(*args, **kwargs)
+        if name in _STOPS or name in _ACTIVATIONS:
+            return result
+        calls: tuple[_Call, ...] = ()
+        for value in (*args, *kwargs.values()):
+            for part in value if isinstance(value, list | tuple) else (value,):
+                for call in _open_calls(part):
+                    if call not in calls:
+                        calls = (*calls, call)
+        return _mark_all(result, calls) if calls else result
+
+
+def _open_calls(value: Any) -> tuple[_Call, ...]:
+    """Return the calls of a tensor's mark that still wait."""
+    if not isinstance(value, Marked):
+        return ()
+    return tuple(call for call in getattr(value, "calls", ()) if not call.done)
+
+
+def _mark_all(result: Any, calls: tuple[_Call, ...]) -> Any:
+    if isinstance(result, Tensor):
+        return mark(result, calls)
+    if type(result) in {list, tuple}:
+        return type(result)([_mark_all(part, calls) for part in result])
+    return result
+
+
+def mark(tensor: Tensor, calls: tuple[_Call, ...]) -> Tensor:
+    """Return the tensor, marked; what is not a plain floating tensor stays as it is."""
+    if type(tensor) not in {Tensor, Marked} or not tensor.is_floating_point():
+        return tensor
+    marked = tensor if isinstance(tensor, Marked) else tensor.as_subclass(Marked)
+    marked.calls = calls
+    return marked
+
+
+def unmark(value: Any) -> Any:
+    """Return a tensor without its mark; anything else as it is."""
+    return value.as_subclass(Tensor) if isinstance(value, Marked) else value
+
+
+def _answer(
+    call: _Call, func: Callable[..., Any], inplace: bool, args: Any, kwargs: Any
+) -> Tensor:
+    """Do at the activation what the graft asks for."""
+    subject = args[0] if args else kwargs["input"]
+    inplace = inplace or kwargs.get("inplace") is True or True in args[1:]
+    plain = unmark(subject)
+    if call.graft.activation is not None:
+        branch: Tensor = call.graft.activation(plain)
+    else:
+        # In place, the activation's own result would be overwritten by the sum.
+        work = plain.clone() if inplace else plain
+        rest = {key: v for key, v in kwargs.items() if key != "input"}
+        branch = unmark(func(work, *map(unmark, args[1:]), **rest))
+    result = _finish(call, branch)
+    if not inplace:
+        return result
+    plain.copy_(result)
+    return subject  # type: ignore[no-any-return]
+
+
+def _finish(call: _Call, branch: Tensor) -> Tensor:
+    call.done = True
+    if not call.graft.met:
+        call.graft.met = True
+    if not call.graft.residual:
+        return branch
+    return call.graft.sum_up(call.shortcut(), branch)
+
+
+# -- hooks ----------------------------------------------------------------------------
+
+
+class _Enter:
+    """Before a layer: its input passes through what was put before it."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
+        graft = graft_of(module)
+        if graft is None or not (len(graft.before) or graft.pre_norm is not None):
+            return None
+        key = None if args else _first_tensor_key(kwargs)
+        if not args and key is None:
+            return None
+        raw = args[0] if args else kwargs[key]
+        if not isinstance(raw, Tensor):
+            return None
+        raw = unmark(raw)
+        for inserted in graft.before:
+            raw = inserted(raw)
+        given = raw
+        if graft.pre_norm is not None:
+            given = graft.pre_norm(raw)
+            # The shortcut adds the raw input, which only this tensor can hand on.
+            given._gradwatch_raw = raw
+        if args:
+            return (given, *args[1:]), kwargs
+        return args, {**kwargs, key: given}
+
+
+class _Leave:
+    """After a layer: its output passes through what was put after it."""
+
+    def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
+        graft = graft_of(module)
+        if graft is None:
+            return None
+        first = output[0] if type(output) is tuple and output else output
+        if not isinstance(first, Tensor):
+            return None
+        result = first
+        for inserted in graft.after:
+            result = inserted(unmark(result))
+        if graft.residual or graft.awaits:
+            key = None if args else _first_tensor_key(kwargs)
+            given = args[0] if args else kwargs[key]
+            raw = unmark(getattr(given, "_gradwatch_raw", given))
+            if graft.awaits:
+                if not graft.called:
+                    graft.called = True
+                calls = (*_open_calls(result), _Call(graft, raw))
+                result = mark(result, calls)
+            else:
+                result = graft.sum_up(raw, result)
+        if result is first:
+            return None
+        return (result, *output[1:]) if first is not output else result
+
+
+class _KeepInput:
+    """Before an activation module: keep the input if the module overwrites it."""
+
+    def __call__(self, module: nn.Module, args: Any) -> Any:
+        if not args or not getattr(module, "inplace", False):
+            return None
+        if not any(call.graft.activation for call in _open_calls(args[0])):
+            return None
+        copied = args[0].clone()
+        copied.kept = args[0]
+        return (copied, *args[1:])
+
+
+class _AtModule:
+    """After an activation module: answer the marks that wait for it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        given = args[0] if args else None
+        for call in _open_calls(given):
+            if call.graft.awaited_module == self.name:
+                if call.graft.activation is not None:
+                    plain = unmark(getattr(given, "kept", given))
+                    return _finish(call, call.graft.activation(plain))
+                return _finish(call, unmark(output))
+        return None
+
+
+class _AtRoot:
+    """After the root: no mark leaves it; say which activation was not found."""
+
+    def __init__(self) -> None:
+        self.checked = False
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if not self.checked:
+            self.checked = True
+            missing = unanswered(module)
+            if missing:
+                warnings.warn(
+                    "the treatment did not find the activation after "
+                    f"{', '.join(missing)} in this forward: it stays as it was there. "
+                    "Change these in your own code.",
+                    TreatmentWarning,
+                    stacklevel=2,
+                )
+        return _unmark_all(output)
+
+
+def _unmark_all(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return unmark(value)
+    if type(value) in {list, tuple}:
+        return type(value)([_unmark_all(part) for part in value])
+    if type(value) is dict:
+        return {key: _unmark_all(part) for key, part in value.items()}
+    return value
+
+
+def unanswered(model: nn.Module) -> tuple[str, ...]:
+    """Return the layers that were called but never met the activation awaited."""
+    return tuple(g.layer for g in grafts(model) if g.called and not g.met)
+
+
+def _first_tensor_key(kwargs: dict[str, Any]) -> str | None:
+    if isinstance(kwargs.get("input"), Tensor):
+        return "input"
+    return next((k for k, v in kwargs.items() if isinstance(v, Tensor)), None)
