@@ -84,6 +84,9 @@ class AddNormalisation(Remedy):
         if case.anatomy.norm_first and case.code in DEPTH_CODES:
             yield self._pre_norm(case)
         layers = _without_norm(case)
+        if layers and all(facts.std == 0.0 for facts in layers):
+            yield self.reject(case, "The weights are all zero: nothing to normalise.")
+            return
         if not layers:
             if not case.anatomy.norm_first:
                 yield self.reject(case, _why_none(case))
@@ -194,10 +197,11 @@ def _without_norm(case: Case) -> list[WeightFacts]:
         for name in span.body
         if span.norm is not None
     }
+    hidden = hidden_weights(case.anatomy)
+    if 2 * sum(facts.norm is not None for facts in hidden) > len(hidden):
+        return []  # the few without one are not to blame
     return [
-        facts
-        for facts in hidden_weights(case.anatomy)
-        if facts.norm is None and facts.layer in free - normed
+        facts for facts in hidden if facts.norm is None and facts.layer in free - normed
     ]
 
 

@@ -42,15 +42,15 @@ _GROWING = ("selu", "tanh", "relu")
 _DEAD = ("leaky_relu", "selu", "elu", "gelu")
 _RECORDS = {"relu": "relu+he", "selu": "selu+lecun", "tanh": "tanh+xavier"}
 _NOT_AT_FAULT = {
-    "GW102": "the activation between time steps is part of the recurrent cell",
-    "GW202": "the activation between time steps is part of the recurrent cell",
-    "GW106": "an activation cannot reconnect a layer",
-    "GW107": "an activation does not widen the range of float16",
-    "GW108": "equal units stay equal behind any activation",
-    "GW204": "spikes come from the step size or the data, not from the activation",
-    "GW301": "the learning rate is too large for any activation",
-    "GW302": "the learning rate is too small for any activation",
-    "GW303": "an activation does not change what clipping takes away",
+    "GW102": "The activation between time steps is part of the recurrent cell",
+    "GW202": "The activation between time steps is part of the recurrent cell",
+    "GW106": "An activation cannot reconnect a layer",
+    "GW107": "An activation does not widen the range of float16",
+    "GW108": "Equal units stay equal behind any activation",
+    "GW204": "Spikes come from the step size or the data, not from the activation",
+    "GW301": "The learning rate is too large for any activation",
+    "GW302": "The learning rate is too small for any activation",
+    "GW303": "An activation does not change what clipping takes away",
 }
 
 

@@ -95,6 +95,12 @@ def test_a_deep_batch_norm_network_that_explodes_is_told_why():
     assert "batch norm itself" in refusal.reason
 
 
+def test_zero_weights_are_not_normalised():
+    """Their outputs are constant."""
+    zero = case("GW103", anatomy=chain(activation="relu", std=0.0))
+    assert "all zero" in refusals(REMEDY, zero)[0].reason
+
+
 def test_post_norm_transformers_get_their_norms_moved():
     """Through the attribute that PyTorch's layers have for it."""
     anatomy = Anatomy(norm_first=("encoder.layers.0", "encoder.layers.1"))

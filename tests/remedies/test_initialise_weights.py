@@ -87,6 +87,19 @@ def test_layers_in_front_of_a_norm_are_left_out():
     assert offers(REMEDY, case(anatomy=mixed))[0].layers == ("fc4", "fc5", "fc6")
 
 
+def test_a_nan_is_blamed_on_weights_only_if_they_are_far_too_large():
+    """A root of a negative number has nothing to do with them."""
+    assert offers(REMEDY, case("GW205", anatomy=chain(activation="relu"))) == []
+    large = case("GW205", anatomy=chain(activation="relu", std=10 * HE))
+    assert len(offers(REMEDY, large)) == 1
+
+
+def test_saturated_logistic_layers_get_kumars_weights():
+    """A negative mean would not bring them out of their flat parts."""
+    sick = case("GW104", anatomy=chain(activation="sigmoid", std=5.0))
+    assert [o.options["init"] for o in offers(REMEDY, sick)] == ["kumar"]
+
+
 def test_a_head_is_drawn_only_if_it_is_far_off():
     """More than ten times."""
     anatomy = chain(activation="relu")
