@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
 from torch import nn
 
 from gradwatch.errors import ModelError, SettingsError
+from gradwatch.optimizer_spec import OptimizerSource, rebuild
 from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Recommendation, TrialResult
-from gradwatch.replay import failed, in_training, treated
-from gradwatch.trial_arm import Arm, OptimizerSource, merged, rebuild
+from gradwatch.remedies.pretrain_layers import layers_to_pretrain
+from gradwatch.remedies.pretraining import pretrain
+from gradwatch.replay import failed, in_training, remedy_of, treated
+from gradwatch.trial_arm import Arm, merged, own_copy
 from gradwatch.twin import LossFn, make_twin, no_trace, same_randomness
 from gradwatch.verdicts import judge_training
 
+#: Batches that layers are pre-trained on.
+_PRETRAIN_BATCHES = 8
 #: Told after every step: steps done, steps wanted.
 Progress = Callable[[int, int], None]
 
@@ -107,6 +112,11 @@ def _train(
             with same_randomness(seed):
                 copy, changes, recipes = treated(twin, treatment)
                 recipe = merged((base, *recipes))
+                if recipe.pretrain_steps:
+                    head = list(islice(batches, _PRETRAIN_BATCHES))
+                    batches = chain(head, batches)
+                    for item in treatment:
+                        _pretrain(copy, item, head, loss_fn, ends)
                 own = rebuild(optimizer, model, copy, recipe)
             arms.append(Arm(copy, own, loss_fn, recipe, seed, changes))
         except Exception as error:  # noqa: PERF203 - one treatment's failure
@@ -132,6 +142,29 @@ def _train(
         else _result(control, arm, started)
         for arm in arms
     )
+
+
+def _pretrain(
+    copy: nn.Module,
+    recommendation: Recommendation,
+    batches: Sequence[Any],
+    loss_fn: LossFn,
+    ends: float,
+) -> None:
+    """Pre-train the layers that a recommendation names; nothing without such steps."""
+    steps = remedy_of(recommendation).recipe(recommendation).pretrain_steps
+    if not steps:
+        return
+
+    def run(module: nn.Module, batch: Any) -> object:
+        if time.perf_counter() > ends:
+            raise TimeoutError(
+                f"{steps} steps of pre-training take longer than limit_s"
+            )
+        return loss_fn(module, own_copy(batch))
+
+    layers = layers_to_pretrain(recommendation)
+    pretrain(copy, batches, layers, steps, run=run)
 
 
 def _check_finite(twin: nn.Module) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.rnn import PackedSequence
+from torch.optim import Optimizer
 
 from gradwatch.layers import clean_name
 from gradwatch.losses import own_loss
+from gradwatch.optimizer_spec import OptimizerSpec, read_spec
 from gradwatch.statistics import tensors_in
 
 #: Batches kept: enough that a short training does not learn one by heart.
@@ -85,6 +87,7 @@ class Capture:
         batches: Captured batches, oldest first.
         initial: Parameters and buffers when the watch began, on the host, by clean
             name; empty if they did not fit.
+        optimizers: What the optimizers of the last probe were made of, the clock last.
         reason: Why the last forward was not captured; empty if it was.
     """
 
@@ -92,10 +95,12 @@ class Capture:
         self.limit = limit
         self.batches: deque[CapturedBatch] = deque()
         self.initial: dict[str, Tensor] = {}
+        self.optimizers: tuple[OptimizerSpec, ...] = ()
         self.reason = "no training step was probed yet"
         self._open: CapturedBatch | None = None
         self._seen: list[tuple[Tensor, list[Tensor]]] = []
         self._tries = 0
+        self._stepping: dict[int, OptimizerSpec] = {}
 
     @property
     def bytes(self) -> int:
@@ -135,6 +140,19 @@ class Capture:
     def begin_probe(self) -> None:
         """Forget a forward whose step never came."""
         self._open, self._seen, self._tries = None, [], 0
+        self._stepping = {}
+
+    def note_optimizer(self, optimizer: Optimizer, names: Mapping[int, str]) -> None:
+        """Note what an optimizer that steps in a probe is made of.
+
+        The user's own may be gone when a trial wants one like it.
+
+        Args:
+            optimizer: The optimizer.
+            names: Clean names of the model's parameters by `id(parameter)`.
+        """
+        if self.limit > 0:
+            self._stepping[id(optimizer)] = read_spec(optimizer, names)
 
     def begin(self, args: tuple[Any, ...], kwargs: Any, model: nn.Module) -> None:
         """Clone the inputs of a root forward, before it runs.
@@ -204,6 +222,7 @@ class Capture:
             scale: Loss scale, on the device.
         """
         batch, seen = self._open, self._seen
+        self.optimizers = tuple(self._stepping.values())
         self.begin_probe()
         pairs = [(output, box[-1]) for output, box in seen if box]
         if batch is None or not pairs:
@@ -335,7 +354,7 @@ def _autocast() -> tuple[tuple[str, torch.dtype], ...]:
 
 
 @contextlib.contextmanager
-def as_captured(batch: CapturedBatch, twin: nn.Module) -> Any:
+def as_captured(batch: CapturedBatch, twin: nn.Module) -> Iterator[None]:
     """Put a copy into the modes, autocast and random state of a captured forward.
 
     Args:

@@ -310,6 +310,8 @@ class Observer:
         scaled = self._scale_tensor() is not None
         zeros = scaled or probe.float16
         probe.at_step.read_gradients(dict(self.watched.parameters), owned, zeros)
+        names = {id(p): name for name, p in self.watched.parameters.items()}
+        self.capture.note_optimizer(optimizer, names)
         if clock:
             probe.read_step()
             self.capture.complete(self._step, self._scale_tensor())

@@ -15,7 +15,7 @@ from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Recommendation, Treatment
 from gradwatch.remedies import REMEDIES, Remedy
 from gradwatch.treatment import BOOK, ModelEditor
-from gradwatch.trial_arm import rebuild
+from gradwatch.optimizer_spec import rebuild
 
 #: One recommendation, or several to apply in order.
 Prescribed = Recommendation | Sequence[Recommendation]

@@ -135,7 +135,7 @@ def treated(
     recipes = []
     copy = model
     for recommendation in recommendations:
-        remedy = _remedy(recommendation.remedy)
+        remedy = remedy_of(recommendation)
         editor = ModelEditor(copy)
         remedy.apply(editor, recommendation)
         copy = editor.model
@@ -144,8 +144,9 @@ def treated(
     return copy, tuple(changes), tuple(recipes)
 
 
-def _remedy(name: str) -> Remedy:
-    return next(remedy for remedy in REMEDIES if remedy.name == name)
+def remedy_of(recommendation: Recommendation) -> Remedy:
+    """Return the remedy that a recommendation names."""
+    return next(r for r in REMEDIES if r.name == recommendation.remedy)
 
 
 def failed(

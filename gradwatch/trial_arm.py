@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from copy import copy as copy_shallow
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from gradwatch.errors import SettingsError
@@ -22,8 +20,6 @@ from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Change
 from gradwatch.twin import LossFn, describe, same_randomness
 
-#: The user's optimizer, or what makes one from parameters.
-OptimizerSource = Optimizer | Callable[[Iterable[Tensor]], Optimizer]
 #: Batches and random states of two steps must not repeat each other: a large prime.
 _STRIDE = 1_000_003
 
@@ -202,110 +198,3 @@ def merged(recipes: Iterable[Recipe]) -> Recipe:
             loss_scaling=result.loss_scaling or new.loss_scaling,
         )
     return result
-
-
-def rebuild(
-    source: OptimizerSource, model: nn.Module, copy: nn.Module, recipe: Recipe
-) -> Optimizer:
-    """Return an optimizer for a copy: the user's class, groups and options.
-
-    Its state starts empty. Where a schedule has moved a learning rate, the one it
-    began with counts. Parameters that the treatment added join the largest group.
-
-    Args:
-        source: The user's optimizer of `model`, or what makes one from parameters.
-        model: The model whose parameters `source` owns.
-        copy: The copy to train.
-        recipe: What of the optimizer changes.
-
-    Returns:
-        The optimizer.
-
-    Raises:
-        SettingsError: If it owns no parameter of the model, or cannot be rebuilt.
-    """
-    if isinstance(source, Optimizer):
-        groups = _groups(source, model, copy)
-    else:
-        made = source([p for p in copy.parameters() if p.requires_grad])
-        if not isinstance(made, Optimizer):
-            raise SettingsError(
-                "`optimizer` must be a torch optimizer or return one from parameters; "
-                f"it returned {describe(made)}."
-            )
-        source, groups = made, made.param_groups
-    if recipe.optimizer:
-        return _exchanged(groups, recipe)
-    optimizer = source if groups is source.param_groups else _same(source, groups)
-    for group in optimizer.param_groups:
-        if group.get("lr") is not None:
-            rate = group["lr"] if recipe.lr is None else recipe.lr
-            group["lr"] = rate * recipe.lr_factor
-        for key in ("eps", "weight_decay"):
-            if getattr(recipe, key) is not None and key in group:
-                group[key] = getattr(recipe, key)
-    return optimizer
-
-
-def _groups(
-    source: Optimizer, model: nn.Module, copy: nn.Module
-) -> list[dict[str, Any]]:
-    """Return the groups of an optimizer with the copy's parameters in them."""
-    names = {id(p): clean_name(name) for name, p in model.named_parameters()}
-    twins = {clean_name(name): p for name, p in copy.named_parameters()}
-    groups: list[dict[str, Any]] = []
-    for group in source.param_groups:
-        options = {key: value for key, value in group.items() if key != "params"}
-        rate = options.get("initial_lr", options.get("lr"))
-        if rate is not None:
-            options["lr"] = rate.clone() if isinstance(rate, Tensor) else rate
-        mine = [names[id(p)] for p in group["params"] if id(p) in names]
-        params = [twins[name] for name in mine if name in twins]
-        groups.append({"params": params, **options})
-    if not any(group["params"] for group in groups):
-        raise SettingsError(
-            f"`optimizer` (={type(source).__name__}) owns no parameter of the model; "
-            "pass the one that trains it, or a function from parameters to one."
-        )
-    known = set(names.values())
-    new = [
-        p
-        for name, p in copy.named_parameters()
-        if clean_name(name) not in known and p.requires_grad and not is_lazy(p)
-    ]
-    max(groups, key=lambda group: len(group["params"]))["params"].extend(new)
-    return [group for group in groups if group["params"]]
-
-
-def _same(source: Optimizer, groups: list[dict[str, Any]]) -> Optimizer:
-    kind: Any = type(source)
-    accepted = inspect.signature(kind.__init__).parameters
-    options = {k: v for k, v in source.defaults.items() if k in accepted}
-    if isinstance(source, torch.optim.LBFGS):  # knows no groups
-        groups = groups[0]["params"]
-    try:
-        optimizer: Optimizer = kind(groups, **options)
-    except Exception as error:
-        raise SettingsError(
-            f"`optimizer` (={kind.__name__}) cannot be built again ({error}); pass "
-            "`optimizer=lambda params: ...` instead."
-        ) from error
-    return optimizer
-
-
-def _exchanged(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
-    kind: Any = getattr(torch.optim, recipe.optimizer)
-    rate = {} if recipe.lr is None else {"lr": recipe.lr * recipe.lr_factor}
-    if recipe.eps is not None:
-        rate["eps"] = recipe.eps
-    decay = [group.get("weight_decay") for group in groups]
-    if recipe.weight_decay is not None:
-        decay = [recipe.weight_decay] * len(groups)
-    accepted = inspect.signature(kind.__init__).parameters
-    fresh = [
-        {"params": group["params"]}
-        | ({"weight_decay": d} if d is not None and "weight_decay" in accepted else {})
-        for group, d in zip(groups, decay, strict=True)
-    ]
-    optimizer: Optimizer = kind(fresh, **rate)
-    return optimizer

@@ -29,6 +29,7 @@ LossFn = Callable[[nn.Module, Any], Tensor]
 Forward = Callable[[nn.Module], tuple[Tensor, str]]
 
 RANDOM_COTANGENT = "random cotangent"
+OWN_LOSS = "the model's own loss"
 #: Dictionaries of hooks that `nn.Module` keeps.
 _HOOKS = (
     "_forward_hooks",
@@ -232,7 +233,7 @@ def loss_of(twin: nn.Module, batch: Any, loss_fn: LossFn | None) -> tuple[Tensor
     output = _call(twin, batch)
     loss = own_loss(output)
     if loss is not None:
-        return loss, "the model's own loss"
+        return loss, OWN_LOSS
     parts = [t for t in tensors_in(output) if t.requires_grad]
     if not parts:
         raise ModelError(
