@@ -1,76 +1,57 @@
-"""Primitive edits on a deep copy of a model; the only file that changes a model."""
+"""Primitive edits on a deep copy of a model; the only file that changes a model.
+
+Where a module can be exchanged, it is. What lies between modules is changed by a graft
+on the layer (`rewiring.py`). Names in the state dict stay; new ones are added.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
+from gradwatch import rewiring
 from gradwatch.anatomy import ActivationSite
 from gradwatch.errors import ModelError, TreatmentError
-from gradwatch.layers import clean_name
-from gradwatch.recommendations import Change, Treatment
-from gradwatch.rewiring import (
-    CHILD,
-    AfterHook,
-    BeforeHook,
-    Edit,
-    EnterHook,
-    LeaveHook,
-    Rewiring,
-)
+from gradwatch.layers import clean_name, own_parameters
+from gradwatch.recommendations import Change
+from gradwatch.weight_filling import fill_weight, spread
 
-#: Attribute of a treated model that says what was changed.
-BOOK = "gradwatch_treatment"
+_SPLIT = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+_TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
 
 class ModelEditor:
     """Edits a deep copy of a model and books every change.
 
-    Names are those of `named_modules()`, without the prefixes that wrappers add. The
-    copy keeps device, dtype, mode, tied weights and the names of its state dict; what
-    an edit adds is found under `gradwatch_rewiring`, or beside the activation that it
-    replaced.
+    Hooks of the user stay on the copy; those of a live watch do not. Gradients are
+    left behind, and so is compilation: compile the treated copy again.
 
     Args:
         model: The model to treat. It is copied, never changed.
 
     Raises:
-        ModelError: If the model cannot be copied.
-    """
+        ModelError: If it cannot be copied, or is spread over processes.
+    """  # noqa: DOC502 - raised by what it calls
 
     def __init__(self, model: nn.Module) -> None:
-        try:
-            self.model = copy.deepcopy(model)
-        except Exception as error:
-            raise ModelError(
-                f"`model` (={type(model).__name__}) cannot be copied, and a treatment "
-                f"edits a copy ({str(error).partition('. ')[0]}); treat it before its "
-                "first forward, or drop tensors that it keeps from its last one."
-            ) from error
-        for parameter in self.model.parameters():
-            parameter.grad = None
+        self.model = copy_of(model)
         self.changes: list[Change] = []
+        #: Activations exchanged for some of the layers that share a module, by module.
+        self._partly: dict[str, dict[str, nn.Module]] = {}
 
-    def finish(self, remedies: tuple[str, ...]) -> nn.Module:
-        """Return the treated copy, with the book of what was changed."""
-        before = getattr(self.model, BOOK, Treatment((), ()))
-        book = Treatment(
-            (*before.remedies, *remedies), (*before.changes, *self.changes)
-        )
-        setattr(self.model, BOOK, book)
-        return self.model
-
-    # -- finding ------------------------------------------------------------------
+    # -- finding ----------------------------------------------------------------------
 
     def module(self, name: str) -> nn.Module:
         """Return a module of the copy.
 
         Args:
-            name: Qualified name; empty for the model itself.
+            name: Qualified name; prefixes that wrappers add may be left out.
 
         Returns:
             The module.
@@ -78,155 +59,195 @@ class ModelEditor:
         Raises:
             TreatmentError: If there is none of that name.
         """
-        for key, module in self.model.named_modules():
-            if clean_name(key) == name:
-                found: nn.Module = module
-                return found
-        raise TreatmentError(
-            f"`{name}` is no module of {type(self.model).__name__}: the recommendation "
-            "was made for another model; watch this one."
-        )
+        by_name = {
+            key: module
+            for full, module in self.model.named_modules(remove_duplicate=False)
+            for key in (clean_name(full), full)
+        }
+        if name not in by_name:
+            close = difflib.get_close_matches(name, by_name, n=1)
+            hint = f"; did you mean `{close[0]}`?" if close else ""
+            raise TreatmentError(
+                f"`{type(self.model).__name__}` has no module `{name}`{hint} Use names "
+                "of `model.named_modules()`."
+            )
+        return by_name[name]
 
-    def book(self, layer: str, what: str, before: object, after: object) -> None:
-        """Note a change."""
-        self.changes.append(Change(layer, what, str(before), str(after)))
+    def _places(self, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+        """Yield every (parent, key) at which a module is."""
+        for parent in list(self.model.modules()):
+            for key, child in list(parent._modules.items()):
+                if child is module:
+                    yield parent, key
 
-    # -- modules ------------------------------------------------------------------
+    # -- whole modules ----------------------------------------------------------------
 
     def replace(self, name: str, module: nn.Module) -> None:
         """Put a module where another is, at every place that shares it.
 
-        Args:
-            name: The module to replace.
-            module: The new one; it goes to the old one's device, dtype and mode.
+        It is moved to the device, dtype and mode of the old one.
 
-        Raises:
-            TreatmentError: If it is the model itself, which nothing holds.
+        Args:
+            name: Qualified name of the old one; empty for the root.
+            module: The new one.
         """
         old = self.module(name)
+        self._fit(module, old)
+        self._put(old, module)
+        self._book(name, "module", _title(old), _title(module))
+
+    def _put(self, old: nn.Module, new: nn.Module) -> None:
+        listener = rewiring.hears(old)
+        if listener is not None:
+            rewiring.listen(new, listener)
         if old is self.model:
-            raise TreatmentError(
-                "The model itself cannot be replaced, only a module inside it; wrap it "
-                "in an nn.Sequential."
-            )
-        new = _like(old, module)
-        for parent in list(self.model.modules()):
-            for key, child in parent._modules.items():
-                if child is old:
-                    parent._modules[key] = new
-        self.book(name, "module", _shown(old), _shown(new))
+            self.model = new
+            return
+        for parent, key in self._places(old):
+            parent._modules[key] = new
+            _forget_fast_path(parent, key)
 
     def set_attribute(self, name: str, attribute: str, value: object) -> None:
         """Set a plain attribute of a module, such as `norm_first`.
 
         Args:
-            name: The module.
-            attribute: Name of an attribute that it has.
+            name: Qualified name of the module.
+            attribute: An attribute that it has.
             value: The new value.
 
         Raises:
-            TreatmentError: If the module has no such attribute.
+            TreatmentError: If it has no such attribute.
         """
         module = self.module(name)
         if not hasattr(module, attribute):
             raise TreatmentError(
-                f"`{name}` (={type(module).__name__}) has no attribute {attribute!r}."
+                f"`{name}` (={type(module).__name__}) has no attribute `{attribute}`."
             )
-        self.book(name, attribute, getattr(module, attribute), value)
+        before = getattr(module, attribute)
         setattr(module, attribute, value)
+        self._book(name, attribute, str(before), str(value))
 
     def fill(
         self, name: str, parameter: str, draw: Callable[[Tensor], object], how: str
     ) -> None:
-        """Draw a parameter anew, in place.
+        """Draw a parameter anew, in place: `draw` gets the tensor, without gradient.
 
-        A parametrized weight is drawn free of its parametrization and set through it.
+        Tied weights change together; a parametrized weight is set through its
+        parametrization.
 
         Args:
-            name: The module that owns it.
-            parameter: Name in that module, such as `weight` or `weight_hh_l0`.
-            draw: Fills the tensor that it gets, without gradient.
-            how: How it is drawn, for the book.
-
-        Raises:
-            TreatmentError: If there is no such parameter, it has no size yet, or its
-                parametrization cannot take a value.
+            name: Qualified name of the module.
+            parameter: Attribute name, such as `weight`.
+            draw: Changes the tensor it gets in place.
+            how: What it draws, for a reader, such as `He`.
         """
-        module = self.module(name)
-        tensor = getattr(module, parameter, None)
-        if not isinstance(tensor, Tensor) or is_lazy(tensor):
-            raise TreatmentError(
-                f"`{name}.{parameter}` is no parameter that can be drawn anew: run the "
-                "model once if its layers are lazy."
-            )
-        before = _spread(tensor)
-        if parameter in _parametrized(module):
-            value = tensor.detach().clone()
-            draw(value)
-            try:
-                with torch.no_grad():
-                    setattr(module, parameter, value)
-            except Exception as error:
-                raise TreatmentError(
-                    f"`{name}.{parameter}` is parametrized, and its parametrization "
-                    f"takes no value ({error}); remove it first with "
-                    "torch.nn.utils.parametrize.remove_parametrizations."
-                ) from error
-            tensor = getattr(module, parameter)
-        else:
-            with torch.no_grad():
-                draw(tensor)
-        self.book(name, parameter, before, f"{_spread(tensor)} ({how})")
+        before, after = fill_weight(self.module(name), parameter, draw, name)
+        text = spread(after)
+        text = how if how.lower() == text else f"{text} ({how})"
+        self._book(name, parameter, spread(before), text)
 
-    # -- what follows a layer -----------------------------------------------------
+    # -- activations ------------------------------------------------------------------
 
     def swap_activation(
         self, site: ActivationSite, to: Callable[[], nn.Module]
     ) -> None:
         """Exchange the activation that follows a weight layer.
 
-        A module of that layer alone is replaced; a function, or a module that other
-        layers share, is exchanged while the model's forward runs (`Rewiring`).
+        A module is exchanged at all its places; one that other layers share stays
+        until it was swapped for each of them. A function is exchanged where it first
+        reads the layer's output. In-place activations stay in-place where the new one
+        can be.
 
         Args:
             site: The activation.
             to: Makes the new one.
         """
+        layer = self.module(site.layer)
         new = to()
-        if self._is_own(site):
-            assert site.module is not None
-            if getattr(self.module(site.module), "inplace", False) and hasattr(
-                new, "inplace"
-            ):
-                new.inplace = True  # type: ignore[assignment] # a plain attribute
-            self.replace(site.module, new)
+        self._fit(new, layer)
+        if site.module is None:
+            before = self._swap_function(site, layer, new)
+        else:
+            old = self.module(site.module)
+            before = _title(old)
+            if getattr(old, "inplace", False) and hasattr(new, "inplace"):
+                new.inplace = True
+            if site.shared_with:
+                self._swap_partly(site, old, new)
+            else:
+                self._put(old, new)
+        self._book(site.layer, "activation", before, _title(new))
+
+    def _swap_function(
+        self, site: ActivationSite, layer: nn.Module, new: nn.Module
+    ) -> str:
+        name, _, child = site.layer.rpartition(".")
+        parent = self.module(name)
+        if isinstance(parent, _TRANSFORMER_LAYERS) and child == "linear1":
+            # Torch keeps the function as an attribute, which may hold a module too.
+            parent.activation = new
+            _forget_fast_path(parent, "activation")
+            return f"{site.activation}()"
+        graft = self._graft(site.layer, layer)
+        before = f"{site.activation}()"
+        if graft.activation is not None:
+            before = _title(graft.activation)
+        self._await(graft, site)
+        graft.activation = new
+        return before
+
+    def _swap_partly(
+        self, site: ActivationSite, old: nn.Module, new: nn.Module
+    ) -> None:
+        assert site.module is not None
+        done = self._partly.setdefault(site.module, {})
+        done[site.layer] = new
+        sharers = {site.layer, *site.shared_with}
+        if sharers <= set(done) and len({repr(m) for m in done.values()}) == 1:
+            for name in sharers - {site.layer}:
+                self._drop_swap(self.module(name))
+            self._put(old, new)
+            del self._partly[site.module]
             return
-        edit = self._edit(site.layer, self._called(site))
-        edit.swap = _like(self.module(site.layer), new)
-        self.book(site.layer, "activation", site.activation, _shown(new))
+        graft = self._graft(site.layer, self.module(site.layer))
+        graft.activation = new
+        if hasattr(new, "inplace"):
+            new.inplace = False
+        self._await(graft, site)
+
+    def _drop_swap(self, layer: nn.Module) -> None:
+        graft = rewiring.graft_of(layer)
+        if graft is None:
+            return
+        del graft.activation
+        graft.activation = None
+        if not graft.residual:
+            graft.awaited_module = ""
+        if graft.idle:
+            rewiring.detach(layer)
+
+    # -- around a layer ---------------------------------------------------------------
 
     def add_norm(
         self, layer: str, norm: nn.Module, site: ActivationSite | None
     ) -> None:
-        """Put a norm between a weight layer and its activation, or after the layer.
+        """Put a norm between a weight layer and its activation.
+
+        It comes right after the layer, so that pooling, reshaping, dropout or a sum on
+        the way to the activation do not matter.
 
         Args:
-            layer: The weight layer.
-            norm: The norm.
-            site: Its activation; None if it has none.
+            layer: Qualified name.
+            norm: The norm, for the layer's output.
+            site: The activation that follows; not needed.
         """
-        norm = _like(self.module(layer), norm)
-        if site is not None and self._is_own(site):
-            assert site.module is not None
-            old = self.module(site.module)
-            pair = nn.Sequential(norm, old).train(old.training)
-            self.replace(site.module, pair)
-            return
-        if site is None:
-            self._edit(layer).after = norm
-        else:
-            self._edit(layer, self._called(site)).norm = norm
-        self.book(layer, "norm", "none", _shown(norm))
+        before = (
+            _title(norm_of(self.module(layer)))
+            if norm_of(self.module(layer))
+            else "none"
+        )
+        self._insert(layer, norm, before=False)
+        self._book(layer, "norm", before, _title(norm))
 
     def add_residual(
         self,
@@ -240,117 +261,221 @@ class ModelEditor:
         """Return the layer's input plus `scale` times what its activation returned.
 
         With `pre_norm` the layer reads the normalised input; the sum gets the raw one.
+        With `learned` the scale is a parameter that starts at `scale`. The shapes must
+        agree: the first forward raises a `TreatmentError` if they do not.
 
         Args:
-            layer: The weight layer; its output must have its input's shape.
-            site: Its activation; None if it has none.
-            scale: Factor of the branch.
-            learned: Whether the factor is a parameter that starts at `scale` (ReZero,
-                SkipInit).
-            pre_norm: Norm at the start of the branch.
+            layer: Qualified name.
+            site: The activation that follows; None to add to the layer's output.
+            scale: What the branch is multiplied with.
+            learned: Whether the scale is learned.
+            pre_norm: Norm of the layer's input.
+
+        Raises:
+            TreatmentError: If the layer has a shortcut already.
         """
-        edit = self._edit(layer, "" if site is None else self._called(site))
-        owner = self.module(layer)
-        sample = next(owner.parameters())
-        factor = torch.tensor(float(scale), device=sample.device, dtype=sample.dtype)
-        if hasattr(edit, "scale"):
-            del edit.scale
+        module = self.module(layer)
+        graft = self._graft(layer, module)
+        if graft.residual:
+            raise TreatmentError(f"`{layer}` has a shortcut already: leave it out.")
+        graft.residual = True
+        graft.scale = scale
         if learned:
-            edit.scale = nn.Parameter(factor)
-        else:
-            edit.register_buffer("scale", factor)
-        edit.residual = True
+            like = self._reference(module)
+            start = torch.tensor(scale, dtype=like.dtype, device=like.device)
+            graft.scale = nn.Parameter(start, requires_grad=_learns(module))
         if pre_norm is not None:
-            edit.before = _like(owner, pre_norm)
-        shown = f"input + {scale:.3g} x branch" + (", learned" if learned else "")
-        self.book(layer, "residual", "none", shown)
+            self._fit(pre_norm, module)
+            _follow_freeze(pre_norm, module)
+            graft.pre_norm = pre_norm
+        inner = f"{layer}(norm(x))" if pre_norm is not None else f"{layer}(x)"
+        body = inner
+        if site is not None:
+            self._await(graft, site)
+            body = f"{site.activation}({inner})"
+            if graft.activation is not None:
+                body = f"{_title(graft.activation)}({inner})"
+        factor = f"a (learned, from {scale:.3g})" if learned else f"{scale:.3g}"
+        self._book(layer, "shortcut", "none", f"x + {factor} * {body}")
 
     def insert_before(self, layer: str, module: nn.Module) -> None:
-        """Pass the layer's input through a module first."""
-        self._edit(layer).before = _like(self.module(layer), module)
-        self.book(layer, "input", "as it is", _shown(module))
+        """Pass the layer's input through a module first.
+
+        Args:
+            layer: Qualified name.
+            module: Reads the layer's first input; fitted to its device and dtype.
+        """
+        self._insert(layer, module, before=True)
+        self._book(layer, "input", "as it is", _title(module))
 
     def insert_after(self, layer: str, module: nn.Module) -> None:
-        """Pass the layer's output through a module."""
-        self._edit(layer).after = _like(self.module(layer), module)
-        self.book(layer, "output", "as it is", _shown(module))
+        """Pass the layer's output through a module.
 
-    # -- inside -------------------------------------------------------------------
+        Args:
+            layer: Qualified name.
+            module: Reads the layer's output (of a tuple the first part).
+        """
+        self._insert(layer, module, before=False)
+        self._book(layer, "output", "as it is", _title(module))
 
-    def _is_own(self, site: ActivationSite) -> bool:
-        """Whether the activation is a module that serves this layer alone."""
-        if site.module is None or site.shared_with:
-            return False
-        module = self.module(site.module)
-        held = sum(
-            child is module
-            for parent in self.model.modules()
-            for child in parent._modules.values()
-        )
-        return held == 1 and module is not self.model
+    def _insert(self, layer: str, module: nn.Module, *, before: bool) -> None:
+        target = self.module(layer)
+        graft = self._graft(layer, target)
+        self._fit(module, target)
+        _follow_freeze(module, target)
+        if before:
+            # What is put in last is nearest to the user's tensor.
+            graft.before = nn.ModuleList([module, *(graft.before or ())])
+        else:
+            graft.after = nn.ModuleList([*(graft.after or ()), module])
 
-    def _called(self, site: ActivationSite) -> str:
-        """Return the activation that the layer's call will see: it may be new."""
+    # -- shared -----------------------------------------------------------------------
+
+    def _graft(self, name: str, module: nn.Module) -> rewiring.Graft:
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TreatmentError(
+                f"`{name}` is scripted, and nothing can be put around it; treat the "
+                "model before it is scripted."
+            )
+        if isinstance(module, nn.ModuleList | nn.ModuleDict) or any(
+            isinstance(parent, nn.MultiheadAttention)
+            for parent, _ in self._places(module)
+        ):
+            raise TreatmentError(
+                f"`{name}` (={type(module).__name__}) is never called by itself: "
+                "nothing can be put around it; name a layer that is."
+            )
+        return rewiring.attach(module, name)
+
+    def _await(self, graft: rewiring.Graft, site: ActivationSite) -> None:
+        """Make a graft wait for the activation of a site."""
         if site.module is None:
-            return site.activation
-        return _FUNCTION_OF.get(type(self.module(site.module)), site.activation)
+            graft.awaited = rewiring.function_names(site.activation)
+            graft.old = site.activation
+        else:
+            module = self.module(site.module)
+            rewiring.listen(module, site.module)
+            graft.awaited_module = rewiring.hears(module) or site.module
+            graft.old = _title(module)
+        rewiring.guard_root(self.model)
 
-    def _edit(self, layer: str, activation: str = "") -> Edit:
-        """Return the rewiring of a layer, made and hooked up where it is new."""
-        root = self.model
-        rewiring = root._modules.get(CHILD)
-        if not isinstance(rewiring, Rewiring):
-            rewiring = Rewiring()
-            root.add_module(CHILD, rewiring)
-            root.register_forward_pre_hook(EnterHook(rewiring))
-            root.register_forward_hook(LeaveHook(rewiring), always_call=True)
-        edit = rewiring.edits.get(layer)
-        if edit is None:
-            edit = Edit(layer)
-            rewiring.edits[layer] = edit
-            module = self.module(layer)
-            module.register_forward_pre_hook(BeforeHook(rewiring, edit))
-            module.register_forward_hook(AfterHook(rewiring, edit))
-        if activation:
-            edit.activation = activation
-        return edit
+    def _reference(self, module: nn.Module) -> Tensor:
+        """Return a tensor with the device and dtype of a layer."""
+        for owner in (module, self.model):
+            tensors = [t for _, t in own_parameters(owner)]
+            tensors += [*owner.parameters(), *owner.buffers()]
+            for tensor in tensors:
+                if tensor.is_floating_point():
+                    return tensor
+        return torch.empty(0)
 
+    def _fit(self, new: nn.Module, beside: nn.Module) -> None:
+        like = self._reference(beside)
+        new.to(device=like.device, dtype=like.dtype)
+        new.train(beside.training)
 
-#: Name under which a module's own function call is seen, where it is another one.
-_FUNCTION_OF: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.LeakyReLU: "leaky_relu",
-    nn.ELU: "elu",
-    nn.SELU: "selu",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Tanh: "tanh",
-    nn.Sigmoid: "sigmoid",
-}
+    def _book(self, layer: str, what: str, before: str, after: str) -> None:
+        self.changes.append(Change(layer, what, before, after))
 
 
-def _like(old: nn.Module, new: nn.Module) -> nn.Module:
-    """Return a new module on an old one's device, in its dtype and mode."""
-    sample = next(
-        (t for t in (*old.parameters(), *old.buffers()) if t.is_floating_point()), None
-    )
-    if sample is not None:
-        new = new.to(device=sample.device, dtype=sample.dtype)
-    return new.train(old.training)
+def copy_of(model: nn.Module) -> nn.Module:
+    """Return a deep copy to edit: no gradients, no live watch, not compiled.
+
+    Tensors that a module keeps from its last forward are copied without their history,
+    where `copy.deepcopy` gives up.
+
+    Args:
+        model: The user's model. Read only.
+
+    Returns:
+        The copy.
+
+    Raises:
+        ModelError: If it is no module, cannot be copied, or is spread over processes.
+    """
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"`model` (={type(model).__name__}) must be an `nn.Module`: pass the one "
+            "that is to be treated."
+        )
+    kind = type(model).__name__
+    if kind in _SPLIT:
+        raise ModelError(
+            f"`model` (={kind}) is spread over processes; treat `model.module` and wrap "
+            "the treated copy again."
+        )
+    memo: dict[int, Any] = {}
+    for module in model.modules():
+        for value in _kept_tensors(module.__dict__):
+            if not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    try:
+        twin: nn.Module = copy.deepcopy(_uncompiled(model), memo)
+    except Exception as error:
+        raise ModelError(
+            f"`model` (={kind}) cannot be copied, and a treatment changes a copy "
+            f"({str(error).partition('. ')[0]}); make it deep-copyable, or change your "
+            "own code as the recommendation shows."
+        ) from error
+    for parameter in twin.parameters():
+        parameter.grad = None
+    for module in twin.modules():
+        _drop_dead_hooks(module)
+        for name, child in module._modules.items():
+            if child is not None:
+                module._modules[name] = _uncompiled(child)
+    return twin
 
 
-def _parametrized(module: nn.Module) -> tuple[str, ...]:
-    lists = module._modules.get("parametrizations")
-    return tuple(lists) if isinstance(lists, nn.ModuleDict) else ()
+def _kept_tensors(values: dict[str, Any]) -> Iterator[Tensor]:
+    for value in values.values():
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from (part for part in value if isinstance(part, Tensor))
+        elif isinstance(value, dict):
+            yield from (part for part in value.values() if isinstance(part, Tensor))
 
 
-def _spread(tensor: Tensor) -> str:
-    values = tensor.detach().float()
-    if values.numel() < 2:
-        return f"{float(values):.3g}" if values.numel() else "empty"
-    return f"mean {float(values.mean()):.2g} std {float(values.std()):.3g}"
+def _uncompiled(module: nn.Module) -> nn.Module:
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else module
 
 
-def _shown(module: nn.Module) -> str:
-    text = " ".join(repr(module).split())
-    return text if len(text) <= 60 else type(module).__name__
+def _drop_dead_hooks(module: nn.Module) -> None:
+    """Remove what hooks of a live watch became in the copy: no-ops."""
+    for hooks in (module._forward_hooks, module._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            if isinstance(getattr(hook, "__self__", None), contextlib.nullcontext):
+                del hooks[key]
+
+
+def _forget_fast_path(parent: nn.Module, key: str) -> None:
+    """Keep torch's fused inference path from computing the old activation."""
+    if key == "activation" and hasattr(parent, "activation_relu_or_gelu"):
+        parent.activation_relu_or_gelu = 0
+
+
+def _learns(module: nn.Module) -> bool:
+    """Whether a layer is trained: what is added to a frozen one is frozen too."""
+    flags = [parameter.requires_grad for _, parameter in own_parameters(module)]
+    flags = flags or [parameter.requires_grad for parameter in module.parameters()]
+    return any(flags) or not flags
+
+
+def _follow_freeze(new: nn.Module, beside: nn.Module) -> None:
+    if not _learns(beside):
+        new.requires_grad_(requires_grad=False)
+
+
+def norm_of(module: nn.Module) -> nn.Module | None:
+    """Return the norm that a treatment put after a layer, or None."""
+    graft = rewiring.graft_of(module)
+    return None if graft is None or not graft.after else graft.after[-1]
+
+
+def _title(module: nn.Module) -> str:
+    """Return a module for a reader: `LayerNorm(64)` in one line, without children."""
+    text = type(module).__name__
+    inside = module.extra_repr()
+    return f"{text}({inside})" if inside and len(inside) <= 60 else text

@@ -43,7 +43,7 @@ ORDER = (
     ("anatomy", "recommendations"),
     ("anatomy_reading",),
     ("situations",),
-    ("rewiring", "treatment", "training_edits"),
+    ("rewiring", "interim_rewiring", "treatment", "training_edits"),
     ("remedies",),
     ("remedy_ranking",),
     ("recommender",),
