@@ -18,6 +18,8 @@ from gradwatch.situations import situation
 from gradwatch.structure import Structure
 
 _LOG = logging.getLogger(__name__)
+#: May be behind any symptom, and knows by itself when it is not.
+_ALWAYS = ("normalise-data",)
 #: What people try first for any sickness, named by the rule or not: the report says why
 #: it was left out.
 _FOLK = frozenset({"clip-gradients", "adjust-learning-rate", "swap-activation"})
@@ -54,7 +56,7 @@ def recommend(
         case = Case(finding, tuple(findings), structure, anatomy, history, settings)
         where = situation(finding, structure, anatomy)
         for remedy in REMEDIES:
-            named = remedy.name in _named_by(finding.code)
+            named = remedy.name in (*_named_by(finding.code), *_ALWAYS)
             if not named and remedy.name not in _FOLK:
                 continue
             for answer in answers(remedy, case):

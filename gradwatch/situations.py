@@ -19,10 +19,10 @@ SIGMOID_LIKE = frozenset({"sigmoid", "hardsigmoid", "logsigmoid", "softplus"})
 TANH_LIKE = frozenset({"tanh", "hardtanh", "softsign", "tanhshrink"})
 #: Unbounded growth faster than linear: no initialisation makes them safe.
 EXP_LIKE = frozenset({"exp"})
-#: Input whose mean or standard deviation is this many times 1: a network initialised
+#: Data whose mean or standard deviation is this many times 1: a network initialised
 #: for unit inputs sees gradients that many times larger. Chosen; grey values of 0 to
 #: 255 have a standard deviation of about 80, standardised data of 1.
-RAW_INPUT = 10.0
+RAW_SCALE = 10.0
 #: Residual joins from which a network counts as residual.
 _MIN_SPANS = 3
 #: Weight layers beyond which batch norm in a plain network explodes by itself: 1.2 a
@@ -43,7 +43,7 @@ class Situation(str, Enum):
     EXPLODING_BATCH_NORM = "exploding, deep batch norm"
     EXPLODING_RESIDUAL = "exploding, residual"
     EXPLODING_EXP = "exploding, exponential activation"
-    EXPLODING_DATA = "exploding, raw data"
+    RAW_DATA = "raw data"
     EXPLODING_TIME = "exploding through time"
     DEAD_AT_START = "dead from the start"
     DEAD_BY_RATE = "dead in training"
@@ -59,9 +59,11 @@ class Situation(str, Enum):
     OTHER = "other"
 
 
+#: What data far from unit scale brings about; the data come first then, because every
+#: other cure only absorbs their scale (facts C).
+_BY_DATA = frozenset({"GW103", "GW104", "GW201", "GW203", "GW204", "GW205", "GW301"})
 _BY_CODE = {
     "GW102": Situation.VANISHING_TIME,
-    "GW104": Situation.SATURATED,
     "GW106": Situation.DISCONNECTED,
     "GW107": Situation.UNDERFLOW,
     "GW108": Situation.SYMMETRIC,
@@ -85,12 +87,18 @@ def situation(finding: Finding, structure: Structure, anatomy: Anatomy) -> Situa
     Returns:
         The situation; OTHER if the table has none for it.
     """
+    if finding.code in _BY_DATA and has_raw_data(anatomy):
+        return Situation.RAW_DATA
     if finding.code in _BY_CODE:
         return _BY_CODE[finding.code]
     if finding.code in {"GW101", "GW105"}:
         return _vanishing(anatomy)
     if finding.code in {"GW201", "GW203"}:
         return _exploding(structure, anatomy)
+    if finding.code == "GW104":
+        # No initialisation saves logistic units (facts C: 0 of 12).
+        logistic = main_activation(anatomy) in SIGMOID_LIKE
+        return Situation.VANISHING_SIGMOID if logistic else Situation.SATURATED
     if finding.code == "GW103":
         at_start = finding.since_step <= _AT_START
         return Situation.DEAD_AT_START if at_start else Situation.DEAD_BY_RATE
@@ -103,9 +111,12 @@ def main_activation(anatomy: Anatomy) -> str:
     return counts.most_common(1)[0][0] if counts else ""
 
 
-def has_raw_inputs(anatomy: Anatomy) -> bool:
-    """Whether an input is far from mean 0 and standard deviation 1."""
-    return any(max(abs(x.mean), x.std) > RAW_INPUT for x in anatomy.inputs)
+def has_raw_data(anatomy: Anatomy) -> bool:
+    """Whether inputs or targets are far from mean 0 and standard deviation 1."""
+    target = anatomy.target_scale
+    return any(max(abs(x.mean), x.std) > RAW_SCALE for x in anatomy.inputs) or (
+        target is not None and target > RAW_SCALE
+    )
 
 
 def _vanishing(anatomy: Anatomy) -> Situation:
@@ -120,8 +131,6 @@ def _vanishing(anatomy: Anatomy) -> Situation:
 def _exploding(structure: Structure, anatomy: Anatomy) -> Situation:
     if main_activation(anatomy) in EXP_LIKE:
         return Situation.EXPLODING_EXP
-    if has_raw_inputs(anatomy):
-        return Situation.EXPLODING_DATA
     adds = [span for span in structure.spans if span.kind == "add"]
     if len(adds) >= _MIN_SPANS:
         return Situation.EXPLODING_RESIDUAL

@@ -67,7 +67,7 @@ def test_a_gate_does_not_decide_what_the_network_is_made_of():
         (
             Structure(),
             net("relu", inputs=(InputFacts("0", 127.0, 80.0, 255.0),)),
-            Situation.EXPLODING_DATA,
+            Situation.RAW_DATA,
         ),
         (
             Structure(spans=tuple(ResidualSpan(f"s{i}", ("a",)) for i in range(4))),

@@ -29,7 +29,7 @@ from gradwatch.situations import (
     EXP_LIKE,
     SIGMOID_LIKE,
     TANH_LIKE,
-    has_raw_inputs,
+    has_raw_data,
     main_activation,
 )
 from gradwatch.treatment import ModelEditor
@@ -277,6 +277,6 @@ def _caution(anatomy: Anatomy, new: Activation, *, keep: bool) -> str:
             "default lets 0.41 of a gradient through each ReLU layer."
         )
     parts.append(new.caution)
-    if has_raw_inputs(anatomy):
+    if has_raw_data(anatomy):
         parts.append("The inputs are far from unit scale: normalise them first.")
     return " ".join(parts)
