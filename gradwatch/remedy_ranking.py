@@ -56,7 +56,7 @@ _RATE = _line("adjust-learning-rate")
 _ADAM = _line("change-optimizer", to="Adam")
 _CLIP = _line("clip-gradients")
 _CHRONO = _line("gated-cell", to="LSTM", bias="chrono")
-_SLOW_GRU = _line("gated-cell", to="GRU", bias=4)
+_SLOW_GRU = _line("gated-cell", to="GRU", bias="4")
 _GATED = _line("gated-cell")
 _ORTHOGONAL_TIME = _line("orthogonal-recurrence")
 
