@@ -21,14 +21,6 @@ class ModelError(GradWatchError, TypeError):
     """
 
 
-class TreatmentError(GradWatchError, ValueError):
-    """A recommendation cannot be applied to this model.
-
-    Raised by `treat` and `treat_optimizer`: where code cannot make the change, the
-    message shows the lines to write and where.
-    """
-
-
 class ReportError(GradWatchError, ValueError):
     """A saved report or run cannot be read.
 

@@ -73,8 +73,8 @@ class Graft(nn.Module):
     def __init__(self, layer: str) -> None:
         super().__init__()
         self.layer = layer
-        self.before = nn.ModuleList()
-        self.after = nn.ModuleList()
+        self.before: nn.ModuleList | None = None
+        self.after: nn.ModuleList | None = None
         self.pre_norm: nn.Module | None = None
         self.activation: nn.Module | None = None
         self.residual = False
@@ -94,7 +94,7 @@ class Graft(nn.Module):
         """Return the formula of the layer."""
         body = f"{self.layer or 'layer'}(norm(x))" if self.pre_norm else "layer(x)"
         body = body.replace(self.layer, "layer") if self.layer else body
-        if len(self.after):
+        if self.after is not None:
             body = f"after({body})"
         if self.activation is not None:
             body = f"activation({body})"
@@ -113,9 +113,8 @@ class Graft(nn.Module):
     @property
     def idle(self) -> bool:
         """Whether nothing is left of it."""
-        return not (
-            len(self.before) or len(self.after) or self.activation or self.residual
-        )
+        parts = (self.before, self.after, self.pre_norm, self.activation)
+        return all(part is None for part in parts) and not self.residual
 
     def sum_up(self, raw: Tensor, branch: Tensor) -> Tensor:
         """Return the shortcut plus the scaled branch.
@@ -327,7 +326,7 @@ class _Enter:
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any) -> Any:
         graft = graft_of(module)
-        if graft is None or not (len(graft.before) or graft.pre_norm is not None):
+        if graft is None or (graft.before is None and graft.pre_norm is None):
             return None
         key = None if args else _first_tensor_key(kwargs)
         if not args and key is None:
@@ -336,13 +335,14 @@ class _Enter:
         if not isinstance(raw, Tensor):
             return None
         raw = unmark(raw)
-        for inserted in graft.before:
+        for inserted in graft.before or ():
             raw = inserted(raw)
         given = raw
         if graft.pre_norm is not None:
             given = graft.pre_norm(raw)
-            # The shortcut adds the raw input, which only this tensor can hand on.
-            given._gradwatch_raw = raw
+            if given is not raw:
+                # The shortcut adds the raw input, which only this tensor can hand on.
+                given._gradwatch_raw = raw
         if args:
             return (given, *args[1:]), kwargs
         return args, {**kwargs, key: given}
@@ -359,12 +359,14 @@ class _Leave:
         if not isinstance(first, Tensor):
             return None
         result = first
-        for inserted in graft.after:
+        for inserted in graft.after or ():
             result = inserted(unmark(result))
         if graft.residual or graft.awaits:
             key = None if args else _first_tensor_key(kwargs)
-            given = args[0] if args else kwargs[key]
+            given = args[0] if args else kwargs.get(key)
             raw = unmark(getattr(given, "_gradwatch_raw", given))
+            if not isinstance(raw, Tensor):
+                return None
             if graft.awaits:
                 if not graft.called:
                     graft.called = True

@@ -19,9 +19,11 @@ from gradwatch import rewiring
 from gradwatch.anatomy import ActivationSite
 from gradwatch.errors import ModelError, TreatmentError
 from gradwatch.layers import clean_name, own_parameters
-from gradwatch.recommendations import Change
+from gradwatch.recommendations import Change, Treatment
 from gradwatch.weight_filling import fill_weight, spread
 
+#: Attribute of a treated model that says what was changed.
+BOOK = "gradwatch_treatment"
 _SPLIT = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 _TRANSFORMER_LAYERS = (nn.TransformerEncoderLayer, nn.TransformerDecoderLayer)
 
@@ -37,13 +39,29 @@ class ModelEditor:
 
     Raises:
         ModelError: If it cannot be copied, or is spread over processes.
-    """  # noqa: DOC502 - raised by what it calls
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = copy_of(model)
         self.changes: list[Change] = []
         #: Activations exchanged for some of the layers that share a module, by module.
         self._partly: dict[str, dict[str, nn.Module]] = {}
+
+    def finish(self, remedies: tuple[str, ...]) -> nn.Module:
+        """Return the treated copy, with the book of what was changed.
+
+        Args:
+            remedies: Names of the remedies that made the changes.
+
+        Returns:
+            The copy; earlier treatments of it stay in its book.
+        """
+        before = getattr(self.model, BOOK, Treatment((), ()))
+        book = Treatment(
+            (*before.remedies, *remedies), (*before.changes, *self.changes)
+        )
+        setattr(self.model, BOOK, book)
+        return self.model
 
     # -- finding ----------------------------------------------------------------------
 
@@ -59,7 +77,7 @@ class ModelEditor:
         Raises:
             TreatmentError: If there is none of that name.
         """
-        by_name = {
+        by_name: dict[str, nn.Module] = {
             key: module
             for full, module in self.model.named_modules(remove_duplicate=False)
             for key in (clean_name(full), full)
@@ -170,8 +188,8 @@ class ModelEditor:
         else:
             old = self.module(site.module)
             before = _title(old)
-            if getattr(old, "inplace", False) and hasattr(new, "inplace"):
-                new.inplace = True
+            if getattr(old, "inplace", False):
+                _set_inplace(new, to=True)
             if site.shared_with:
                 self._swap_partly(site, old, new)
             else:
@@ -211,8 +229,7 @@ class ModelEditor:
             return
         graft = self._graft(site.layer, self.module(site.layer))
         graft.activation = new
-        if hasattr(new, "inplace"):
-            new.inplace = False
+        _set_inplace(new, to=False)
         self._await(graft, site)
 
     def _drop_swap(self, layer: nn.Module) -> None:
@@ -241,13 +258,8 @@ class ModelEditor:
             norm: The norm, for the layer's output.
             site: The activation that follows; not needed.
         """
-        before = (
-            _title(norm_of(self.module(layer)))
-            if norm_of(self.module(layer))
-            else "none"
-        )
         self._insert(layer, norm, before=False)
-        self._book(layer, "norm", before, _title(norm))
+        self._book(layer, "norm", "none", _title(norm))
 
     def add_residual(
         self,
@@ -401,8 +413,8 @@ def copy_of(model: nn.Module) -> nn.Module:
     kind = type(model).__name__
     if kind in _SPLIT:
         raise ModelError(
-            f"`model` (={kind}) is spread over processes; treat `model.module` and wrap "
-            "the treated copy again."
+            f"`model` (={kind}) is spread over processes; treat `model.module` and "
+            "wrap the treated copy again."
         )
     memo: dict[int, Any] = {}
     for module in model.modules():
@@ -453,7 +465,7 @@ def _drop_dead_hooks(module: nn.Module) -> None:
 def _forget_fast_path(parent: nn.Module, key: str) -> None:
     """Keep torch's fused inference path from computing the old activation."""
     if key == "activation" and hasattr(parent, "activation_relu_or_gelu"):
-        parent.activation_relu_or_gelu = 0
+        vars(parent)["activation_relu_or_gelu"] = 0
 
 
 def _learns(module: nn.Module) -> bool:
@@ -468,10 +480,9 @@ def _follow_freeze(new: nn.Module, beside: nn.Module) -> None:
         new.requires_grad_(requires_grad=False)
 
 
-def norm_of(module: nn.Module) -> nn.Module | None:
-    """Return the norm that a treatment put after a layer, or None."""
-    graft = rewiring.graft_of(module)
-    return None if graft is None or not graft.after else graft.after[-1]
+def _set_inplace(activation: nn.Module, *, to: bool) -> None:
+    if "inplace" in vars(activation):
+        vars(activation)["inplace"] = to
 
 
 def _title(module: nn.Module) -> str:

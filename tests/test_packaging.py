@@ -43,7 +43,7 @@ ORDER = (
     ("anatomy", "recommendations"),
     ("anatomy_reading",),
     ("situations",),
-    ("weight_filling", "rewiring", "interim_rewiring", "treatment", "training_edits"),
+    ("weight_filling", "rewiring", "treatment", "training_edits"),
     ("remedies",),
     ("remedy_ranking",),
     ("recommender",),
