@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from typing import Any
 
@@ -12,12 +13,13 @@ from torch import nn
 
 from gradwatch.errors import ModelError, SettingsError
 from gradwatch.optimizer_spec import OptimizerSource, rebuild
+from gradwatch.prescription import recipe_of
 from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Recommendation, TrialResult
 from gradwatch.remedies.pretrain_layers import layers_to_pretrain
 from gradwatch.remedies.pretraining import pretrain
-from gradwatch.replay import failed, in_training, remedy_of, treated
-from gradwatch.trial_arm import Arm, merged, own_copy
+from gradwatch.replay import failed, in_training, treated
+from gradwatch.trial_arm import Arm, own_copy
 from gradwatch.twin import LossFn, make_twin, no_trace, same_randomness
 from gradwatch.verdicts import judge_training
 
@@ -110,8 +112,8 @@ def _train(
     for treatment in treatments:
         try:
             with same_randomness(seed):
-                copy, changes, recipes = treated(twin, treatment)
-                recipe = merged((base, *recipes))
+                copy, changes, recipe = treated(twin, treatment)
+                recipe = _clipped(recipe, base.max_grad_norm)
                 if recipe.pretrain_steps:
                     head = list(islice(batches, _PRETRAIN_BATCHES))
                     batches = chain(head, batches)
@@ -144,6 +146,13 @@ def _train(
     )
 
 
+def _clipped(recipe: Recipe, max_grad_norm: float | None) -> Recipe:
+    """Return the recipe with the clipping that the user's own loop does."""
+    if max_grad_norm is None or recipe.max_grad_norm is not None:
+        return recipe
+    return replace(recipe, max_grad_norm=max_grad_norm)
+
+
 def _pretrain(
     copy: nn.Module,
     recommendation: Recommendation,
@@ -152,7 +161,7 @@ def _pretrain(
     ends: float,
 ) -> None:
     """Pre-train the layers that a recommendation names; nothing without such steps."""
-    steps = remedy_of(recommendation).recipe(recommendation).pretrain_steps
+    steps = recipe_of(recommendation).pretrain_steps
     if not steps:
         return
 

@@ -116,24 +116,19 @@ class Capture:
                 name: tensor.detach().to("cpu", copy=True) for name, tensor in tensors
             }
 
-    def restore_initial(self, twin: nn.Module) -> bool:
-        """Write the first weights into a copy of the model.
+    def fits(self, model: nn.Module) -> bool:
+        """Whether the first weights were kept and a model still has places for them."""
+        now = dict(_state(model))
+        return bool(self.initial) and {n: t.shape for n, t in now.items()} == {
+            name: kept.shape for name, kept in self.initial.items()
+        }
 
-        Args:
-            twin: The copy. Left as it is unless every tensor has its place.
-
-        Returns:
-            Whether it was done.
-        """
+    def restore_initial(self, twin: nn.Module) -> None:
+        """Write the first weights into a copy that they fit."""
         now = dict(_state(twin))
-        if not self.initial or now.keys() != self.initial.keys():
-            return False
-        if any(now[name].shape != kept.shape for name, kept in self.initial.items()):
-            return False
         with torch.no_grad():
             for name, kept in self.initial.items():
                 now[name].copy_(kept)
-        return True
 
     # -- one forward --------------------------------------------------------------
 

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from gradwatch.errors import GradWatchError, TreatmentError
 from gradwatch.history import History
+from gradwatch.prescription import as_tuple, joined, recipe_of, treat, treatment_of
 from gradwatch.recipe import Recipe
 from gradwatch.recommendations import (
     Change,
@@ -20,7 +22,6 @@ from gradwatch.recommendations import (
     Verdict,
 )
 from gradwatch.records import StepRecord, TimeProfile
-from gradwatch.remedies import REMEDIES, Remedy
 from gradwatch.rules.depth_profile import depth_profiles
 from gradwatch.rules.layer_signals import (
     dead_shares,
@@ -31,7 +32,6 @@ from gradwatch.rules.layer_signals import (
 from gradwatch.rules.time_profiles import fading, growing
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
-from gradwatch.treatment import ModelEditor
 from gradwatch.twin import (
     Forward,
     LossFn,
@@ -83,7 +83,7 @@ def replay(
         with no_trace(batch, list(model.parameters())):
             twin = in_training(make_twin(model, "a trial"))
             with same_randomness(seed):
-                copy, changes, recipes = treated(twin, chosen)
+                copy, changes, recipe = treated(twin, chosen)
             before, how = profile_of(twin, run, limits, seed)
             after, how_after = profile_of(copy, run, limits, seed)
     except Exception as error:  # the user's model and loss, which may raise anything
@@ -93,7 +93,7 @@ def replay(
         reason = (
             "A replay cannot judge what only changes the training, such as a learning "
             "rate or clipping."
-            if any(recipe != Recipe() for recipe in recipes)
+            if recipe != Recipe()
             else "It changes nothing of this model."
         )
     else:
@@ -118,35 +118,29 @@ def in_training(twin: nn.Module) -> nn.Module:
     return twin if twin.training else twin.train()
 
 
-def as_tuple(
-    recommendations: Recommendation | Sequence[Recommendation],
-) -> tuple[Recommendation, ...]:
-    """Return one or several recommendations as a tuple."""
-    if isinstance(recommendations, Recommendation):
-        return (recommendations,)
-    return tuple(recommendations)
-
-
 def treated(
     model: nn.Module, recommendations: Sequence[Recommendation]
-) -> tuple[nn.Module, tuple[Change, ...], tuple[Recipe, ...]]:
-    """Return a treated deep copy, what was changed, and how to train it."""
-    changes: list[Change] = []
-    recipes = []
-    copy = model
-    for recommendation in recommendations:
-        remedy = remedy_of(recommendation)
-        editor = ModelEditor(copy)
-        remedy.apply(editor, recommendation)
-        copy = editor.model
-        changes += editor.changes
-        recipes.append(remedy.recipe(recommendation))
-    return copy, tuple(changes), tuple(recipes)
+) -> tuple[nn.Module, tuple[Change, ...], Recipe]:
+    """Return a treated deep copy, what was changed, and how to train it.
 
+    Args:
+        model: What to treat. Copied, never changed.
+        recommendations: The treatment, applied in order.
 
-def remedy_of(recommendation: Recommendation) -> Remedy:
-    """Return the remedy that a recommendation names."""
-    return next(r for r in REMEDIES if r.name == recommendation.remedy)
+    Returns:
+        The copy, the changes, and all that the remedies change of the training.
+
+    Raises:
+        TreatmentError: If one of them is advice, which no code of ours can follow.
+    """
+    for item in recommendations:
+        if not item.can_apply:
+            raise TreatmentError(
+                f"{item.remedy} is advice: no code of ours can try it."
+            )
+    copy = treat(model, recommendations)
+    recipe = joined(recipe_of(item) for item in recommendations)
+    return copy, treatment_of(copy).changes, recipe
 
 
 def failed(
@@ -156,9 +150,10 @@ def failed(
     how: str = "replay",
 ) -> TrialResult:
     """Return the result of a trial that could not run."""
+    ours = isinstance(error, GradWatchError)
     return TrialResult(
         verdict=Verdict.FAILED,
-        reason=f"{type(error).__name__}: {error}",
+        reason=str(error) if ours else f"{type(error).__name__}: {error}",
         how=how,
         seconds=time.perf_counter() - started,
         changes=changes,

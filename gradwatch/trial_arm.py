@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from copy import copy as copy_shallow
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -170,31 +169,3 @@ def own_copy(value: Any) -> Any:
     if type(value) in (list, tuple):
         return type(value)(map(own_copy, value))
     return value
-
-
-def merged(recipes: Iterable[Recipe]) -> Recipe:
-    """Return one recipe that does what several do."""
-    result = Recipe()
-    for new in recipes:
-        norms = [n for n in (result.max_grad_norm, new.max_grad_norm) if n is not None]
-        result = replace(
-            result,
-            max_grad_norm=min(norms, default=None),
-            lr_factor=result.lr_factor * new.lr_factor,
-            warmup_steps=max(result.warmup_steps, new.warmup_steps),
-            optimizer=new.optimizer or result.optimizer,
-            lr=new.lr if new.lr is not None else result.lr,
-            eps=new.eps if new.eps is not None else result.eps,
-            weight_decay=(
-                new.weight_decay
-                if new.weight_decay is not None
-                else result.weight_decay
-            ),
-            loss_factor=result.loss_factor * new.loss_factor,
-            gradient_factors={**result.gradient_factors, **new.gradient_factors},
-            gradient_steps=max(result.gradient_steps, new.gradient_steps),
-            pretrain_steps=max(result.pretrain_steps, new.pretrain_steps),
-            autocast=new.autocast or result.autocast,
-            loss_scaling=result.loss_scaling or new.loss_scaling,
-        )
-    return result
