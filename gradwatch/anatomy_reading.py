@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import re
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -11,22 +9,26 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gradwatch.activation_sites import read_sites
 from gradwatch.anatomy import (
-    ActivationSite,
     Anatomy,
     InputFacts,
     OptimizerFacts,
     RecurrentFacts,
     WeightFacts,
 )
+from gradwatch.capture import CapturedBatch
 from gradwatch.history import History
 from gradwatch.layers import clean_name, peek
-from gradwatch.records import ActivationRecord, TimeProfile
+from gradwatch.losses import recover_loss
+from gradwatch.records import TimeProfile
 from gradwatch.statistics import plain, tensors_in
 from gradwatch.structure import LayerInfo, Role, Structure
 
 #: A clip factor below this is a clipped step (rounding is closer to 1).
 _CLIPPED = 0.999
+#: Largest sum of a softmax gradient over its classes, relative to its size: rounding.
+_ROW_SUM = 1e-3
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -36,6 +38,7 @@ def read_anatomy(
     history: History,
     optimizers: Iterable[Optimizer] = (),
     inputs: Any = None,
+    batches: Iterable[CapturedBatch] = (),
 ) -> Anatomy:
     """Return what code can change of a model, as plain data.
 
@@ -45,6 +48,7 @@ def read_anatomy(
         history: What was measured.
         optimizers: The optimizers that stepped, the clock first.
         inputs: Positional and keyword inputs of the last forward, if they are known.
+        batches: Batches captured at probes.
 
     Returns:
         The anatomy.
@@ -61,7 +65,7 @@ def read_anatomy(
     return Anatomy(
         model=type(model).__name__,
         weights=weights,
-        sites=_sites(structure, history, modules),
+        sites=read_sites(structure, history, modules),
         recurrent=tuple(_recurrent(modules, structure, history)),
         norms=tuple(i.name for i in structure.layers.values() if i.role is Role.NORM),
         norm_first=tuple(
@@ -80,6 +84,7 @@ def read_anatomy(
         autocast=_autocast(history, parameter),
         grad_clip=_grad_clip(history),
         from_start=history.first_probe is not None and history.first_probe.step == 0,
+        target_scale=target_scale(batches),
     )
 
 
@@ -165,96 +170,6 @@ def _keeps_shape(module: nn.Module, sizes: tuple[int, int]) -> bool:
             strict=True,
         )
     )
-
-
-# -- activations ---------------------------------------------------------------
-
-
-def _sites(
-    structure: Structure, history: History, modules: Mapping[str, nn.Module]
-) -> tuple[ActivationSite, ...]:
-    seen: dict[str, ActivationRecord] = {}
-    for probe in history.probes:
-        seen |= {record.layer: record for record in probe.activations}
-    shared: dict[str, list[str]] = {}
-    for info in structure.layers.values():
-        if info.activation_module is not None:
-            shared.setdefault(info.activation_module, []).append(info.name)
-    sites = []
-    for info in structure.layers.values():
-        if info.activation is None or not info.is_weight:
-            continue
-        others = shared.get(info.activation_module or "", [])
-        reason = _why_not(info, seen.get(info.name), modules)
-        where = ""
-        if info.functional_activation:
-            where = where_called(info.name, info.activation, modules)
-        sites.append(
-            ActivationSite(
-                layer=info.name,
-                activation=info.activation,
-                module=info.activation_module,
-                shared_with=tuple(name for name in others if name != info.name),
-                where=where,
-                swappable=not reason,
-                reason=reason,
-            )
-        )
-    return tuple(sites)
-
-
-def _why_not(
-    info: LayerInfo, record: ActivationRecord | None, modules: Mapping[str, nn.Module]
-) -> str:
-    """Say why an activation must stay; empty if it need not."""
-    if info.role is Role.HEAD or (record is not None and not record.hidden):
-        return "output activation"
-    if record is not None and record.gate:
-        return "gate"
-    parts = info.name.split(".")
-    parents = (".".join(parts[:k]) for k in range(len(parts)))
-    if any(isinstance(modules.get(name), nn.MultiheadAttention) for name in parents):
-        return "inside attention"
-    if isinstance(modules.get(info.name), _RECURRENT):
-        return "after a recurrent layer"
-    return ""
-
-
-def where_called(layer: str, activation: str, modules: Mapping[str, nn.Module]) -> str:
-    """Return `file:line` of the class that calls an activation as a function.
-
-    The classes around the layer are searched from the inside out, first for the
-    function's name, then for the layer's own.
-
-    Args:
-        layer: The weight layer that it follows.
-        activation: Lower-case name of the function.
-        modules: The model's modules by name.
-
-    Returns:
-        `file:line`; empty if no source is at hand.
-    """
-    parts = layer.split(".")
-    word = re.compile(rf"\b{re.escape(activation)}_?\b")
-    fallback = ""
-    for end in range(len(parts) - 1, -1, -1):
-        parent = modules.get(".".join(parts[:end]))
-        if parent is None or type(parent).__module__.startswith("torch."):
-            continue
-        try:
-            file = inspect.getsourcefile(type(parent))
-            lines, first = inspect.getsourcelines(type(parent))
-        except (OSError, TypeError):
-            continue
-        if file is None:
-            continue
-        for offset, line in enumerate(lines):
-            code = line.partition("#")[0]
-            if word.search(code) and "def " not in code:
-                return f"{file}:{first + offset}"
-            if not fallback and "def forward" in code:
-                fallback = f"{file}:{first + offset}"
-    return fallback
 
 
 # -- recurrent layers ----------------------------------------------------------
@@ -373,3 +288,42 @@ def _grad_clip(history: History) -> float | None:
         if p.step_grad_norm is not None
     ]
     return median(clipped) if clipped and 2 * len(clipped) > len(read) else None
+
+
+def target_scale(batches: Iterable[CapturedBatch]) -> float | None:
+    """Return the root mean square of a regression target, read from its gradient.
+
+    The gradient of a mean squared error over n entries is 2 (y - t) / n, so the target
+    is t = y - n / 2 times the gradient. Nothing verifies that the loss is one: a
+    classification (a recognised cross-entropy, or gradients that sum to zero over the
+    classes, as behind any softmax) is left out, the rest is a hint.
+
+    Args:
+        batches: Captured batches, oldest first.
+
+    Returns:
+        The root mean square at the first batch that tells; None if none does.
+    """
+    for batch in batches:
+        if len(batch.outputs) != 1 or not batch.cotangents:
+            continue
+        output, cotangent = batch.outputs[0].double(), batch.cotangents[0].double()
+        if batch.scale is not None:
+            cotangent = cotangent / batch.scale.double()
+        if not bool(cotangent.isfinite().all()) or _is_classification(batch):
+            continue
+        entries = output.numel() * (batch.of / batch.kept if batch.kept else 1.0)
+        target = output - cotangent * entries / 2.0
+        return float(target.square().mean().sqrt())
+    return None
+
+
+def _is_classification(batch: CapturedBatch) -> bool:
+    output, cotangent = batch.outputs[0], batch.cotangents[0]
+    if recover_loss(output, cotangent) is not None:
+        return True
+    if output.dim() < 2 or output.shape[-1] < 2:
+        return False
+    rows = cotangent.double()
+    total, size = rows.sum(-1).abs(), rows.abs().sum(-1)
+    return bool((total <= _ROW_SUM * size).all())

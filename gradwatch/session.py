@@ -366,6 +366,7 @@ class Watch:
             self.history,
             observer.optimizers.alive,
             observer.last_inputs,
+            observer.capture.batches,
         )
 
     def _judge(self) -> bool:

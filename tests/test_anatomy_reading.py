@@ -9,7 +9,8 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 import gradwatch
-from gradwatch.anatomy_reading import optimizer_facts, where_called
+from gradwatch.activation_sites import where_called
+from gradwatch.anatomy_reading import optimizer_facts
 
 
 def anatomy_of(model, inputs, targets=None, steps=3, optimizer=None, clip=None):
@@ -216,3 +217,32 @@ def test_a_broken_network_still_has_an_anatomy():
         model[2].weight[0, 0] = math.nan
     anatomy = anatomy_of(model, torch.randn(8, 4), torch.randint(2, (8,)))
     assert len(anatomy.weights) == 3
+
+
+@pytest.mark.parametrize("scale", [0.5, 1e4])
+def test_the_scale_of_a_regression_target_is_read_from_its_gradient(scale):
+    """T = y - n/2 times the gradient of a mean squared error, exactly."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    x, target = torch.randn(32, 4), scale * torch.randn(32, 2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    with gradwatch.watch(model, console=None) as watch:
+        F.mse_loss(model(x), target).backward()
+        optimizer.step()
+        anatomy = watch.anatomy()
+    expected = float(target.double().square().mean().sqrt())
+    assert anatomy.target_scale == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_classes_are_no_regression_target(smoothing):
+    """Cross-entropy says nothing of a target's scale, smoothed or not."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 500))
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3)
+    with gradwatch.watch(model, console=None) as watch:
+        targets = torch.randint(500, (32,))
+        F.cross_entropy(
+            model(torch.randn(32, 4)), targets, label_smoothing=smoothing
+        ).backward()
+        optimizer.step()
+        assert watch.anatomy().target_scale is None

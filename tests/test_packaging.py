@@ -41,7 +41,7 @@ ORDER = (
     ("rules",),
     ("detector",),
     ("anatomy", "recommendations"),
-    ("anatomy_reading",),
+    ("activation_sites", "anatomy_reading"),
     ("situations",),
     ("weight_filling", "rewiring", "treatment", "training_edits"),
     ("remedies",),
