@@ -47,8 +47,9 @@ class AddResidual(Remedy):
         output has the shape of their input.
 
     When it never does:
-        Layers that stand on a residual branch already get no second shortcut; layers
-        that change the shape would need a projection, which is the user's to choose.
+        Layers that stand on a residual branch already get no second shortcut; the layer
+        that reads the data needs none, as nothing below it learns; layers that change
+        the shape would need a projection, which is the user's to choose.
         An unscaled shortcut, y = x + f(x), is never proposed: it grows with the depth.
 
     What apply does:
@@ -196,6 +197,7 @@ def _runs(case: Case) -> list[WeightFacts]:
     """Return the layers of all long enough runs of equal shapes on the trunk."""
     inside = {name for span in case.structure.spans for name in span.body}
     allowed = {site.layer for site in swappable_sites(case.anatomy)}
+    first = _first_layers(case)
     found: list[WeightFacts] = []
     run: list[WeightFacts] = []
     for facts in hidden_weights(case.anatomy):
@@ -204,6 +206,7 @@ def _runs(case: Case) -> list[WeightFacts]:
             and facts.layer not in inside
             and (facts.layer in allowed or facts.activation is None)
             and case.structure.role(facts.layer) is Role.TRUNK
+            and facts.layer not in first
         )
         same = run and (run[-1].out_size, run[-1].dims) == (facts.out_size, facts.dims)
         if not fits or (run and not same):
@@ -212,6 +215,15 @@ def _runs(case: Case) -> list[WeightFacts]:
         if fits:
             run.append(facts)
     return found + (run if len(run) >= _MIN_RUN else [])
+
+
+def _first_layers(case: Case) -> frozenset[str]:
+    """Return the layers that read the data: nothing below needs a way past them."""
+    record = case.history.latest
+    roles = {info.role for info in case.structure.layers.values()}
+    if record is None or Role.EMBEDDING in roles:
+        return frozenset()
+    return frozenset(chain.source for chain in record.chains)
 
 
 def _why_none(case: Case) -> str:

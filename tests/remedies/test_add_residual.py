@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from gradwatch.recommendations import Risk
+from gradwatch.records import ChainRecord, PointRecord
 from gradwatch.remedies.add_residual import AddResidual
-from gradwatch.structure import ResidualSpan
+from gradwatch.structure import LayerInfo, ResidualSpan, Role
+from gradwatch.testing import make_history, make_step
 from tests.remedies.cases import case, chain, offers, refusals
 
 REMEDY = AddResidual()
@@ -47,6 +49,19 @@ def test_layers_that_change_the_shape_are_left_out():
         "fc4",
         "fc5",
     )
+
+
+def test_the_layer_that_reads_the_data_needs_no_way_past_it():
+    """Nothing below it learns; behind an embedding something does."""
+    sick = case(anatomy=chain(5, "relu"))
+    points = tuple(PointRecord(f"fc{i}", f"fc{i}", 1.0) for i in range(1, 6))
+    history = make_history(make_step(0, chains=[ChainRecord("fc1", points)]))
+    sick = replace(sick, history=history)
+    assert offers(REMEDY, sick)[0].layers == ("fc2", "fc3", "fc4", "fc5")
+    embedding = LayerInfo("embed", "Embedding", role=Role.EMBEDDING)
+    layers = {**sick.structure.layers, "embed": embedding}
+    sick = replace(sick, structure=replace(sick.structure, layers=layers))
+    assert offers(REMEDY, sick)[0].layers[0] == "fc1"
 
 
 def test_short_runs_get_none():
