@@ -37,14 +37,15 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+_KEPT = ("torch.", "gradwatch.")
 _SPLIT = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 
 
 def make_twin(model: nn.Module, caller: str) -> nn.Module:
     """Return a deep copy to run beside the model: no gradients, no hooks, not compiled.
 
-    Hooks of torch itself (spectral norm, weight norm, pruning) stay, because they
-    compute the weights; the user's own would record the copy's runs as the model's.
+    Hooks of torch itself (spectral norm, weight norm, pruning) and of a treatment stay,
+    because they compute; the user's own would record the copy's runs as the model's.
 
     Args:
         model: The user's model. Read only.
@@ -89,7 +90,7 @@ def _drop_hooks(module: nn.Module) -> None:
     for kind in _HOOKS:
         hooks = getattr(module, kind)
         for key, hook in list(hooks.items()):
-            if not type(hook).__module__.startswith("torch."):
+            if not type(hook).__module__.startswith(_KEPT):
                 del hooks[key]
 
 
