@@ -179,6 +179,8 @@ def _initial(
         mine = tensor.detach()[index]
         mine = mine.unsqueeze(0) if mine.dim() == 1 else mine
         state.append(mine[:rows].to(dtype).clone().requires_grad_())
+    while len(state) < width:  # an LSTM that is called like an RNN starts its cell at 0
+        state.append(torch.zeros_like(state[0]).requires_grad_())
     return tuple(state)
 
 

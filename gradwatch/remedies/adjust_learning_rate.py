@@ -140,13 +140,13 @@ class AdjustLearningRate(Remedy):
 
     def _for_spikes(self, case: Case) -> Iterable[Recommendation | Rejection]:
         found = spikes(case.history, case.structure, case.settings)
-        what = plural(len(found), "sudden jump") if found else "Sudden jumps"
+        what = f"{plural(len(found), 'sudden jump')} in this run"
         yield from self._warmup(case)
         yield self._factor(
             case,
             0.5,
-            f"{what} say that steps of this size leave the region in which the "
-            "gradient is right",
+            f"{what}: steps of this size leave the region in which the gradient is "
+            "right",
             "not counted alone; for clipping, the first choice, see clip-gradients",
             _KARPATHY,
         )

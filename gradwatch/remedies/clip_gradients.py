@@ -145,7 +145,8 @@ class ClipGradients(Remedy):
             f"{amount(high)} at the 90th percentile and {amount(max(norms))} at most"
         )
         if jumps:
-            why += f"; {plural(len(jumps), 'jump')} stand out"
+            stand = "stands" if len(jumps) == 1 else "stand"
+            why += f"; {plural(len(jumps), 'jump')} {stand} out"
         values = [("90th percentile", high), ("median", middle)]
         if high > _SPIKY * middle:
             values.reverse()

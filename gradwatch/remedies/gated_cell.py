@@ -154,7 +154,7 @@ class GatedCell(Remedy):
             yield self.reject(
                 case,
                 f"The gate bias is {lowest:.1f} already, which keeps the state for "
-                f"about {amount(1 + math.exp(lowest), 2)} steps.",
+                f"about {amount(round(1 + math.exp(lowest)))} steps.",
             )
             return
         kind = biased[0].kind.removesuffix("Cell")

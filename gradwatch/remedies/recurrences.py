@@ -10,7 +10,7 @@ from gradwatch.anatomy import RecurrentFacts
 from gradwatch.records import TimeProfile
 from gradwatch.remedies.base import Case
 from gradwatch.rules.time_profiles import fading, growing, horizon, trimmed
-from gradwatch.rules.wording import amount, named
+from gradwatch.rules.wording import named
 
 #: Codes of sicknesses of the gradient on its way through time.
 TIME_CODES = frozenset({"GW102", "GW202"})
@@ -77,7 +77,7 @@ def what_happens(case: Case, layers: Sequence[RecurrentFacts]) -> str:
     text = f"the gradient of {first} fades{lost}{over}"
     reach = reach_of(case, layers)
     if reach is not None:
-        text += f"; {case.settings.horizon_share:.0%} is left after {amount(reach, 2)}"
+        text += f"; {case.settings.horizon_share:.0%} is left after {reach:.0f}"
     return text
 
 

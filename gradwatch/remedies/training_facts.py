@@ -149,7 +149,7 @@ def growth_in_words(growth: float | None) -> str:
     """Return how the weights grew, as a sentence; empty below twice."""
     if growth is None or growth < 2.0:
         return ""
-    times = "without bound" if math.isinf(growth) else f"{amount(growth, 2)} times"
+    times = "without bound" if math.isinf(growth) else f"{amount(growth)} times"
     return (
         f"The median weight has grown {times} since the first probe, and a smaller "
         "step does not undo that: train again from the beginning."

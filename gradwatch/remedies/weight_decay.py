@@ -94,7 +94,7 @@ class WeightDecay(Remedy):
         if growth < _GROWN:
             yield self.reject(
                 case,
-                f"The median weight is {amount(growth, 2)} times what it was at the "
+                f"The median weight is {amount(growth)} times what it was at the "
                 "first probe: it is not the weights that grow.",
             )
             return
@@ -132,7 +132,7 @@ class WeightDecay(Remedy):
         return self.recommend(
             case,
             f"Set the weight decay to {code(value)}",
-            f"The median weight has grown {amount(growth, 2)} times in {steps} steps, "
+            f"The median weight has grown {amount(growth)} times in {steps} steps, "
             f"{a_step:.2g} a step. A decay of {code(value)} takes {value * rate:.2g} a "
             f"step at the rate of {code(rate)}.",
             _code(optimizer, value),
