@@ -194,7 +194,7 @@ class HookManager:
                 module.register_forward_pre_hook(enter, with_kwargs=True)
             )
             self._module_handles.append(
-                module.register_forward_hook(leave, with_kwargs=True)
+                module.register_forward_hook(leave, with_kwargs=True, prepend=True)
             )
 
     def disarm(self) -> None:
