@@ -7,7 +7,6 @@ if that rule had fired, and once for what did fire.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ import gradwatch
 from benchmarks.faults import labels
 from benchmarks.faults.setups import SetUp
 from benchmarks.faults.training import train
+from benchmarks.repair.keys import distinct
 from gradwatch import Settings, Severity
 from gradwatch.anatomy import Anatomy
 from gradwatch.findings import Confidence, Evidence, Finding
@@ -83,26 +83,6 @@ def watch(setup: SetUp, seed: int) -> Seen:
         anatomy,
         watcher.history,
     )
-
-
-def key_of(recommendation: Recommendation) -> str:
-    """Return what makes two treatments the same."""
-    return json.dumps(
-        [
-            recommendation.remedy,
-            sorted(recommendation.options.items()),
-            list(recommendation.layers),
-        ]
-    )
-
-
-def distinct(offers: Iterable[Recommendation]) -> tuple[Recommendation, ...]:
-    """Return the treatments that code can apply, each once, in order."""
-    by_key: dict[str, Recommendation] = {}
-    for offer in offers:
-        if offer.can_apply:
-            by_key.setdefault(key_of(offer), offer)
-    return tuple(by_key.values())
 
 
 def _everything(case: Case) -> Iterable[Recommendation]:

@@ -20,6 +20,7 @@ from benchmarks.faults import labels
 from benchmarks.faults.catalogue import FAMILIES, HELD_OUT_FAMILIES, SETUPS
 from benchmarks.faults.setups import SetUp
 from benchmarks.repair import menu, store, tables, trying
+from benchmarks.repair.keys import key_of
 from benchmarks.repair.treating import end_of
 from gradwatch.recommendations import Recommendation
 
@@ -27,6 +28,7 @@ from gradwatch.recommendations import Recommendation
 FRESH_SEEDS = (3,)
 _PACKAGE = store.ROOT / "gradwatch"
 _FAULTS = store.ROOT / "benchmarks" / "faults"
+_TRYING = ("trials", "ab_training", "replay", "verdicts", "trial_arm", "session")
 _APPLYING = ("treatment", "rewiring", "training_edits", "prescription", "recipe")
 
 
@@ -38,8 +40,8 @@ def _end(name: str, seed: int, offer: Recommendation | None) -> object:
     return end_of(_setup(name), seed, () if offer is None else (offer,))
 
 
-def _trial(name: str, seed: int, seen: menu.Seen) -> trying.Tried:
-    return trying.try_offers(_setup(name), seed, seen.offers())
+def _trial(name: str, seed: int) -> trying.Tried:
+    return trying.try_offers(_setup(name), seed)
 
 
 def _setup(name: str) -> SetUp:
@@ -88,7 +90,7 @@ def run(options: argparse.Namespace) -> tables.Bench:
     if options.trials:
         wanted = [key for key in keys if seen[key].offers()]
         print_of = store.fingerprint(
-            *(_PACKAGE / f"{n}.py" for n in ("trials", "ab_training", "replay")),
+            *(_PACKAGE / f"{n}.py" for n in _TRYING),
             *(_PACKAGE / f"{n}.py" for n in _APPLYING),
             _PACKAGE / "remedies",
             _PACKAGE / "remedy_ranking.py",
@@ -98,7 +100,7 @@ def run(options: argparse.Namespace) -> tables.Bench:
         trials = store.results(
             "trial",
             _trial,
-            {key: (*key, seen[key]) for key in wanted},  # type: ignore[misc]
+            {key: key for key in wanted},  # type: ignore[misc]
             dict.fromkeys(wanted, f"{bench}-{print_of}"),
             options.jobs,
         )
@@ -119,7 +121,7 @@ def _ends(
         sick = frozen[name].label == "sick"
         whole = one.menu() if sick and not options.offers_only else one.offers()
         for offer in whole:
-            job = (name, seed, menu.key_of(offer))
+            job = (name, seed, key_of(offer))
             jobs[job] = (name, seed, offer)
             prints[job] = f"{bench}-{_applying(offer)}"
     return store.results("menu", _end, jobs, prints, options.jobs)

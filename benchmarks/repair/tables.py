@@ -11,6 +11,7 @@ from benchmarks.faults.labels import Outcome
 from benchmarks.faults.scoring import wilson
 from benchmarks.faults.setups import SetUp
 from benchmarks.repair import menu, rivals, trying
+from benchmarks.repair.keys import key_of
 from benchmarks.repair.outcomes import scales
 from gradwatch.recommendations import Recommendation
 
@@ -35,7 +36,7 @@ class Bench:
 
     def repaired(self, setup: SetUp, seed: int, offer: Recommendation) -> bool:
         """Whether a treatment repaired a run."""
-        return self._repairs(setup, seed, menu.key_of(offer))
+        return self._repairs(setup, seed, key_of(offer))
 
     def _repairs(self, setup: SetUp, seed: int, key: str) -> bool:
         end = self.ends.get((setup.name, seed, key))
@@ -88,7 +89,7 @@ def rows(bench: Bench) -> list[Row]:
             seen = bench.seen[setup.name, seed]
             offers, everything = seen.offers(), seen.menu()
             tried = bench.trials.get((setup.name, seed))
-            by_key = {menu.key_of(offer): offer for offer in everything}
+            by_key = {key_of(offer): offer for offer in everything}
             orders = {
                 "gradwatch, table only": offers,
                 "random remedy": rivals.chance(setup.name, everything),
@@ -179,7 +180,7 @@ def _healthy(bench: Bench) -> str:
     for setup, seed in offered:
         seen = bench.seen[setup.name, seed]
         ends = [
-            bench.ends.get((setup.name, seed, menu.key_of(offer)))
+            bench.ends.get((setup.name, seed, key_of(offer)))
             for offer in seen.offers()[:3]
         ]
         scale = scales()[setup.task]

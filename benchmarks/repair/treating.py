@@ -11,10 +11,8 @@ import gradwatch
 from benchmarks.faults import labels
 from benchmarks.faults.setups import Batch, Run, SetUp
 from benchmarks.faults.training import train
+from gradwatch.prescription import recipe_of
 from gradwatch.recommendations import Recommendation
-
-#: Steps between looks at the loss: a run that is no longer finite cannot be repaired.
-_LOOK_EVERY = 20
 
 
 def treated(run: Run, recommendations: Sequence[Recommendation]) -> Run:
@@ -31,7 +29,7 @@ def treated(run: Run, recommendations: Sequence[Recommendation]) -> Run:
     )
     factor = 1.0
     for recommendation in recommendations:
-        factor *= gradwatch.recipe_of(recommendation).loss_factor
+        factor *= recipe_of(recommendation).loss_factor
     inner = run.loss_fn
 
     def loss_fn(module: nn.Module, batch: Batch) -> Tensor:
