@@ -138,6 +138,30 @@ class Graft(nn.Module):
         return raw + self.scale * branch
 
 
+class Socket(nn.Module):
+    """Stands where an activation module was, and answers the marks that wait for it.
+
+    Args:
+        name: Qualified name of the activation.
+        activation: The activation, which serves every other call.
+    """
+
+    def __init__(self, name: str, activation: nn.Module) -> None:
+        super().__init__()
+        self.name = name
+        self.activation = activation
+        self.training = activation.training
+
+    def forward(self, subject: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the activation, or what the layer before it asks for."""
+        for call in _open_calls(subject):
+            if call.graft.awaited_module == self.name:
+                chosen = call.graft.activation or self.activation
+                return _finish(call, chosen(unmark(subject), *args, **kwargs))
+        result: Tensor = self.activation(subject, *args, **kwargs)
+        return result
+
+
 def graft_of(module: nn.Module) -> Graft | None:
     """Return the graft of a layer, or None."""
     graft = module._modules.get(GRAFT)
@@ -177,19 +201,6 @@ def detach(module: nn.Module) -> None:
                 del hooks[key]
 
 
-def listen(module: nn.Module, name: str) -> None:
-    """Let an activation module answer the marks of layers that wait for it."""
-    if not any(isinstance(h, _AtModule) for h in module._forward_hooks.values()):
-        module.register_forward_pre_hook(_KeepInput())
-        module.register_forward_hook(_AtModule(name))
-
-
-def hears(module: nn.Module) -> str | None:
-    """Return the name under which an activation module listens, or None."""
-    hooks = module._forward_hooks.values()
-    return next((h.name for h in hooks if isinstance(h, _AtModule)), None)
-
-
 def guard_root(model: nn.Module) -> None:
     """Let the root give out unmarked tensors, and warn of activations not found."""
     if not any(isinstance(h, _AtRoot) for h in model._forward_hooks.values()):
@@ -223,7 +234,9 @@ class _Call:
 
 
 def _version(tensor: Tensor) -> int:
-    return -1 if tensor.is_inference() else tensor._version
+    if torch.compiler.is_compiling() or tensor.is_inference():
+        return -1
+    return tensor._version
 
 
 class Marked(Tensor):
@@ -285,7 +298,12 @@ def mark(tensor: Tensor, calls: tuple[_Call, ...]) -> Tensor:
 
 def unmark(value: Any) -> Any:
     """Return a tensor without its mark; anything else as it is."""
-    return value.as_subclass(Tensor) if isinstance(value, Marked) else value
+    if not isinstance(value, Marked):
+        return value
+    if torch.compiler.is_compiling():  # which cannot trace `as_subclass` both ways
+        with torch._C.DisableTorchFunctionSubclass():
+            return value.view_as(value)
+    return value.as_subclass(Tensor)
 
 
 def _answer(
@@ -379,36 +397,6 @@ class _Leave:
         return (result, *output[1:]) if first is not output else result
 
 
-class _KeepInput:
-    """Before an activation module: keep the input if the module overwrites it."""
-
-    def __call__(self, module: nn.Module, args: Any) -> Any:
-        if not args or not getattr(module, "inplace", False):
-            return None
-        if not any(call.graft.activation for call in _open_calls(args[0])):
-            return None
-        copied = args[0].clone()
-        copied.kept = args[0]
-        return (copied, *args[1:])
-
-
-class _AtModule:
-    """After an activation module: answer the marks that wait for it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
-        given = args[0] if args else None
-        for call in _open_calls(given):
-            if call.graft.awaited_module == self.name:
-                if call.graft.activation is not None:
-                    plain = unmark(getattr(given, "kept", given))
-                    return _finish(call, call.graft.activation(plain))
-                return _finish(call, unmark(output))
-        return None
-
-
 class _AtRoot:
     """After the root: no mark leaves it; say which activation was not found."""
 
@@ -416,6 +404,8 @@ class _AtRoot:
         self.checked = False
 
     def __call__(self, module: nn.Module, args: Any, output: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return None
         if not self.checked:
             self.checked = True
             missing = unanswered(module)

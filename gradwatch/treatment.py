@@ -89,7 +89,8 @@ class ModelEditor:
                 f"`{type(self.model).__name__}` has no module `{name}`{hint} Use names "
                 "of `model.named_modules()`."
             )
-        return by_name[name]
+        found = by_name[name]
+        return found.activation if isinstance(found, rewiring.Socket) else found
 
     def _places(self, module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
         """Yield every (parent, key) at which a module is."""
@@ -115,9 +116,6 @@ class ModelEditor:
         self._book(name, "module", _title(old), _title(module))
 
     def _put(self, old: nn.Module, new: nn.Module) -> None:
-        listener = rewiring.hears(old)
-        if listener is not None:
-            rewiring.listen(new, listener)
         if old is self.model:
             self.model = new
             return
@@ -229,7 +227,6 @@ class ModelEditor:
             return
         graft = self._graft(site.layer, self.module(site.layer))
         graft.activation = new
-        _set_inplace(new, to=False)
         self._await(graft, site)
 
     def _drop_swap(self, layer: nn.Module) -> None:
@@ -366,8 +363,16 @@ class ModelEditor:
             graft.old = site.activation
         else:
             module = self.module(site.module)
-            rewiring.listen(module, site.module)
-            graft.awaited_module = rewiring.hears(module) or site.module
+            places = list(self._places(module))
+            socket = next(
+                (p for p, _ in places if isinstance(p, rewiring.Socket)), None
+            )
+            if socket is None:
+                socket = rewiring.Socket(site.module, module)
+                for parent, key in places:
+                    parent._modules[key] = socket
+                    _forget_fast_path(parent, key)
+            graft.awaited_module = socket.name
             graft.old = _title(module)
         rewiring.guard_root(self.model)
 
