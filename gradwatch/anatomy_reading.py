@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -29,6 +30,8 @@ from gradwatch.structure import LayerInfo, Role, Structure
 _CLIPPED = 0.999
 #: Largest sum of a softmax gradient over its classes, relative to its size: rounding.
 _ROW_SUM = 1e-3
+#: Rounding error of a target that is still read, relative to it.
+_ROUNDING = 1e-2
 _RECURRENT = (nn.RNNBase, nn.RNNCellBase)
 
 
@@ -302,8 +305,10 @@ def target_scale(batches: Iterable[CapturedBatch]) -> float | None:
         batches: Captured batches, oldest first.
 
     Returns:
-        The root mean square at the first batch that tells; None if none does.
+        The root mean square at the batch with the smallest outputs; None if no batch
+        tells it.
     """
+    found: list[tuple[float, float]] = []
     for batch in batches:
         if len(batch.outputs) != 1 or not batch.cotangents:
             continue
@@ -314,8 +319,11 @@ def target_scale(batches: Iterable[CapturedBatch]) -> float | None:
             continue
         entries = output.numel() * (batch.of / batch.kept if batch.kept else 1.0)
         target = output - cotangent * entries / 2.0
-        return float(target.square().mean().sqrt())
-    return None
+        size, value = (float(x.square().mean().sqrt()) for x in (output, target))
+        # Behind outputs that have run away, the target is lost in rounding.
+        if torch.finfo(batch.cotangents[0].dtype).eps * size < _ROUNDING * value:
+            found.append((size, value))
+    return min(found)[1] if found else None
 
 
 def _is_classification(batch: CapturedBatch) -> bool:

@@ -1,6 +1,7 @@
 """What remedies learn of a model: sites, weights, recurrent layers, training."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 
 import gradwatch
 from gradwatch.activation_sites import where_called
-from gradwatch.anatomy_reading import optimizer_facts
+from gradwatch.anatomy_reading import optimizer_facts, target_scale
+from gradwatch.capture import CapturedBatch
 
 
 def anatomy_of(model, inputs, targets=None, steps=3, optimizer=None, clip=None):
@@ -246,3 +248,15 @@ def test_classes_are_no_regression_target(smoothing):
         ).backward()
         optimizer.step()
         assert watch.anatomy().target_scale is None
+
+
+def test_a_target_behind_outputs_that_have_run_away_is_not_read():
+    """At 1e12, float32 knows outputs to 1e5 only: 4096 would be rounding's own."""
+    batch = CapturedBatch((), {}, (torch.zeros(1), {}), frozenset(), ())
+    batch.kept = batch.of = 16
+    batch.outputs = [1e12 * torch.randn(16, 1)]
+    batch.cotangents = [2 * (batch.outputs[0] - 1e4) / 16]
+    assert target_scale([batch]) is None
+    early = replace(batch, outputs=[torch.randn(16, 1)])
+    early.cotangents = [2 * (early.outputs[0] - 1e4) / 16]
+    assert target_scale([batch, early]) == pytest.approx(1e4, rel=1e-3)
