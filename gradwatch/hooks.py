@@ -26,6 +26,15 @@ from torch.optim.optimizer import (
 
 from gradwatch.errors import DetachedWarning
 from gradwatch.hook_events import Events, Inert, inside_functorch, is_nested_step
+from gradwatch.hook_kinds import (
+    BackwardEndHook,
+    EnterHook,
+    LeaveHook,
+    OptimizerPost,
+    OptimizerPre,
+    RootEnterHook,
+    RootLeaveHook,
+)
 from gradwatch.layers import walk
 from gradwatch.stopwatch import Stopwatch
 
@@ -33,83 +42,6 @@ Result = TypeVar("Result")
 
 #: Steps of other optimizers in a row after which a rest ends: the clock has stopped.
 _MAX_STRANGERS = 32
-
-
-class _EnterHook(Inert):
-    def __init__(self, manager: HookManager) -> None:
-        self.manager = manager
-
-    # `kwargs` has a default because torch looks up whether a hook takes them at the
-    # call: a hook that was just removed is called without.
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        if torch.compiler.is_compiling() or not self.manager.armed:
-            return
-        manager = self.manager
-        if manager.sees_forward():
-            manager.guard(manager.events.on_module_enter, module, args, kwargs)
-        elif not torch.is_grad_enabled():
-            manager.guard(manager.events.on_module_muted, module)
-
-
-class _LeaveHook(Inert):
-    def __init__(self, manager: HookManager) -> None:
-        self.manager = manager
-
-    def __call__(self, module: nn.Module, args: Any, *rest: Any) -> None:
-        if torch.compiler.is_compiling() or not self.manager.sees_forward():
-            return
-        kwargs, output = rest
-        if kwargs:
-            names = sorted(kwargs, key=lambda name: name != "input")
-            args = (*args, *(kwargs[name] for name in names))
-        self.manager.guard(self.manager.events.on_module_leave, module, args, output)
-
-
-class _RootEnterHook(Inert):
-    def __init__(self, manager: HookManager) -> None:
-        self.manager = manager
-
-    def __call__(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
-        if torch.compiler.is_compiling():
-            return
-        self.manager.root_runs = True
-        if not self.manager.attached:
-            self.manager.sweep()
-        elif torch.is_grad_enabled() and not inside_functorch():
-            self.manager.guard(self.manager.events.on_root_forward, args, kwargs)
-
-
-class _RootLeaveHook(Inert):
-    def __init__(self, manager: HookManager) -> None:
-        self.manager = manager
-
-    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
-        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
-            return
-        if self.manager.attached and not inside_functorch():
-            self.manager.guard(self.manager.events.on_root_output, output)
-
-
-class _BackwardEndHook(Inert):
-    """Queues the engine callback twice: the second run is after DDP's reduction."""
-
-    def __init__(self, manager: HookManager) -> None:
-        self.manager = manager
-
-    def __call__(self, parameter: Tensor) -> None:
-        if self.manager.quiet or torch.compiler.is_compiling():
-            return
-        self.manager.guard(self._queue, self._first)
-
-    def _queue(self, callback: Callable[[], None]) -> None:
-        torch.autograd.Variable._execution_engine.queue_callback(callback)
-
-    def _first(self) -> None:
-        self.manager.guard(self._queue, self._second)
-
-    def _second(self) -> None:
-        if self.manager.attached:
-            self.manager.guard(self.manager.events.on_backward_end)
 
 
 class HookManager:
@@ -157,16 +89,16 @@ class HookManager:
         if self.attached or model is None:
             return
         self.attached = True
-        self._pre = register_optimizer_step_pre_hook(_OptimizerPre(self))
-        self._post = register_optimizer_step_post_hook(_OptimizerPost(self))
+        self._pre = register_optimizer_step_pre_hook(OptimizerPre(self))
+        self._post = register_optimizer_step_post_hook(OptimizerPost(self))
         self._hook_root(model)
 
     def _hook_root(self, model: nn.Module) -> None:
         if isinstance(model, torch.jit.ScriptModule):  # those take no such hooks
             return
         self._root = [
-            model.register_forward_pre_hook(_RootEnterHook(self), with_kwargs=True),
-            model.register_forward_hook(_RootLeaveHook(self)),
+            model.register_forward_pre_hook(RootEnterHook(self), with_kwargs=True),
+            model.register_forward_hook(RootLeaveHook(self)),
         ]
 
     def follow_backward(self, parameter: Tensor | None) -> None:
@@ -177,7 +109,7 @@ class HookManager:
         if parameter is not None and parameter.requires_grad:
             self._followed = weakref.ref(parameter)
             self._accumulate = parameter.register_post_accumulate_grad_hook(
-                _BackwardEndHook(self)
+                BackwardEndHook(self)
             )
 
     def arm(self) -> None:
@@ -186,7 +118,7 @@ class HookManager:
         if model is None or not self.attached or self.armed:
             return
         self.armed = True
-        enter, leave = _EnterHook(self), _LeaveHook(self)
+        enter, leave = EnterHook(self), LeaveHook(self)
         for _, module, compiled in walk(model):
             if compiled or isinstance(module, torch.jit.ScriptModule):
                 continue
@@ -274,8 +206,8 @@ class HookManager:
     def rest(self, steps: int, clock: Optimizer | None) -> None:
         """Take off every hook but the one that counts steps.
 
-        The root's hooks stay where its forward was not seen to run outside a compiled
-        region: taking them off and putting them on again would cost recompiles.
+        The root's stay where its forward was not seen to run outside a compiled
+        region: to take them off and put them on again would cost recompiles.
 
         Args:
             steps: Steps of the clock until `on_rest_end`.
@@ -328,7 +260,7 @@ class HookManager:
         """Return the seconds that a step costs that is only counted."""
         if not self.attached or self.resting:
             return 0.0
-        hook = _OptimizerPost(self)
+        hook = OptimizerPost(self)
         clock: Any = Inert()
         kept = self._clock
         self._clock = weakref.ref(clock)
@@ -345,11 +277,10 @@ class HookManager:
         rested, self.rested = self.rested, 0
         model = self._model()
         if model is not None:
-            self._pre = register_optimizer_step_pre_hook(_OptimizerPre(self))
+            self._pre = register_optimizer_step_pre_hook(OptimizerPre(self))
             if not self._root:
                 self._hook_root(model)
-            followed = self._followed() if self._followed is not None else None
-            self.follow_backward(followed)
+            self.follow_backward(self._followed() if self._followed else None)
         self.events.on_rest_end(rested, clock_runs=clock_runs)
 
     # -- optimizer steps ----------------------------------------------------------
@@ -445,38 +376,6 @@ class HookManager:
                 DetachedWarning,
                 stacklevel=2,
             )
-
-
-class _OptimizerPre(Inert):
-    def __init__(self, manager: HookManager) -> None:
-        self.manager = manager
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
-        if torch.compiler.is_compiling() or not self.manager.attached:
-            return None
-        self.manager.stepping += 1
-        try:
-            return self.manager.step_begin(optimizer, args, kwargs)
-        finally:
-            self.manager.stepping -= 1
-
-
-class _OptimizerPost(Inert):
-    def __init__(self, manager: HookManager) -> None:
-        self.manager = manager
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if torch.compiler.is_compiling() or not self.manager.attached:
-            return
-        manager = self.manager
-        if manager.resting:
-            manager.count_rested(optimizer)
-            return
-        manager.stepping += 1
-        try:
-            manager.step_end(optimizer)
-        finally:
-            manager.stepping -= 1
 
 
 @contextlib.contextmanager

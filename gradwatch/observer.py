@@ -9,24 +9,19 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gradwatch.capture import Capture
-from gradwatch.deliveries import Deliveries, PendingProbe, PendingPulse
+from gradwatch.deliveries import Deliveries, PendingProbe
 from gradwatch.graph_reading import GraphMemory
 from gradwatch.history import History
 from gradwatch.hooks import HookManager
 from gradwatch.nan_origin import LastForward, replay_forward
-from gradwatch.optimizer_roles import (
-    OptimizerRoles,
-    find_scaler,
-    found_inf,
-    largest_lr,
-    unscales_inside,
-)
+from gradwatch.optimizer_roles import OptimizerRoles, find_scaler
 from gradwatch.probe import Probe
 from gradwatch.probe_entries import UnitMemory
-from gradwatch.probe_record import ProbeContext
-from gradwatch.pulse import PulseReader, PulseReading
+from gradwatch.pulse import PulseReading
+from gradwatch.pulse_taking import PulseTaker
 from gradwatch.records import NonFiniteOrigin, StepRecord
 from gradwatch.rhythm import Rhythm
+from gradwatch.sealing import seal
 from gradwatch.settings import Settings
 from gradwatch.stopwatch import Stopwatch
 from gradwatch.structure import Structure
@@ -71,12 +66,8 @@ class Observer:
         self._units = UnitMemory()
         self._graphs = GraphMemory()
         self._manual = False
-        self._num_backwards = 0
         self._probe: Probe | None = None
-        self._pulses = PulseReader([])
-        self._pulsed: tuple[tuple[str, int], ...] = ()
-        self._pulse_wanted = True
-        self._follow_tries = 0
+        self._pulses = PulseTaker(self.watched, self.hooks, self._deliveries)
         self._idle_s = 0.0
         self._loss: float | Tensor | None = None
         self._last = LastForward()
@@ -90,7 +81,7 @@ class Observer:
         self.hooks.guard(self._resolve)
         self.hooks.guard(self.watched.note_zero_parameters)
         self.hooks.guard(self._keep_initial)
-        self.hooks.guard(self._follow)
+        self.hooks.guard(self._pulses.follow)
         self._idle_s = self.hooks.time_of_rest()
         self.rhythm.note_idle(self._idle_s)
         if self.rhythm.wants_probe(0):
@@ -174,25 +165,12 @@ class Observer:
     def _resolve(self) -> None:
         """Look the modules and parameters up again: they may have been replaced."""
         self.watched.resolve()
-        # Unfrozen, replaced and lazy parameters change what a pulse reads.
-        if self.watched.trained != self._pulsed:
-            self._pulsed = self.watched.trained
-            self._pulses = PulseReader(self.watched.trainable())
+        self._pulses.resolve()
 
     def _keep_initial(self) -> None:
         model = self.watched.model
         if model is not None:
             self.capture.keep_initial(model)
-
-    def _follow(self) -> None:
-        """Follow the backward pass through a parameter that gets gradients."""
-        trainable = self.watched.trainable()
-        if not trainable:
-            self.hooks.follow_backward(None)
-            return
-        with_grad = [p for p in trainable if p.grad is not None] or trainable
-        # One near the input: its gradient arrives last.
-        self.hooks.follow_backward(with_grad[self._follow_tries % len(with_grad)])
 
     # -- forward and backward -----------------------------------------------------
 
@@ -229,9 +207,7 @@ class Observer:
 
     def on_backward_end(self) -> None:
         """Take the pulse before anybody clips the gradients."""
-        self._num_backwards += 1
-        if self._pulse_wanted:
-            self._pulses.read_backward_end()
+        self._pulses.end_backward()
 
     # -- optimizer steps ----------------------------------------------------------
 
@@ -255,31 +231,12 @@ class Observer:
             self._read_probe(optimizer, clock)
 
     def _take_pulse(self, optimizer: Optimizer) -> None:
-        if not self._pulse_wanted and self._probe is None:
+        if not self._pulses.wanted and self._probe is None:
             return
-        if not self._pulses.waiting:
-            self._rechoose_followed()
-        reading = self._pulses.read_step()
-        if reading is None:
-            return
-        reading.scale = reading.ledger.add(self._scale_tensor())
-        reading.found_inf = reading.ledger.add(found_inf(optimizer))
-        reading.unscales_inside = unscales_inside(optimizer)
-        reading.num_backwards = self._num_backwards
-        if isinstance(self._loss, Tensor):
-            reading.loss = reading.ledger.add(self._loss.double())
-        reading.pending = reading.ledger.transfer()
-        loss = self._loss if isinstance(self._loss, float) else None
-        self._deliveries.add_pulse(
-            PendingPulse(self._step, reading, loss, largest_lr(optimizer))
-        )
-        self._seek_nan_origin(reading)
-
-    def _rechoose_followed(self) -> None:
-        """The followed parameter stayed silent: try another one."""
-        if self._follow_tries < 4:
-            self._follow_tries += 1
-            self._follow()
+        scale = self._scale_tensor()
+        reading = self._pulses.finish(self._step, optimizer, self._loss, scale)
+        if reading is not None:
+            self._seek_nan_origin(reading)
 
     def _scale_tensor(self) -> Tensor | None:
         scale = getattr(self._deliveries.scaler, "_scale", None)
@@ -289,14 +246,7 @@ class Observer:
         """Replay the step that turned non-finite, while the weights are intact."""
         if self._deliveries.origin is not None or self.settings.nan_origin == "off":
             return
-        pending = reading.pending
-        sync = self.settings.nan_origin == "sync"
-        if pending is None or not (pending.on_host or sync):
-            return
-        total = pending.get(reading.total)
-        if total is None or total - total == 0:  # finite
-            return
-        if pending.get(reading.found_inf):  # an overflow, to be skipped
+        if not reading.is_broken(wait=self.settings.nan_origin == "sync"):
             return
         model = self.watched.model
         if model is not None and self._probe is None:
@@ -339,11 +289,7 @@ class Observer:
             self._probe.read_step()
             self.capture.complete(self._step, self._scale_tensor())
         self._manual = True
-        reading = self._pulses.read_step()
-        if reading is not None:
-            reading.pending = reading.ledger.transfer()
-            loss = self._loss if isinstance(self._loss, float) else None
-            self._deliveries.add_pulse(PendingPulse(self._step, reading, loss, None))
+        self._pulses.finish(self._step, None, self._loss, None)
         self._end_step(None)
 
     def _end_step(self, optimizer: Optimizer | None) -> None:
@@ -351,10 +297,10 @@ class Observer:
         if probed:
             self._seal(optimizer)
         self._loss = None
-        self._num_backwards = 0
+        self._pulses.end_step()
         self._deliver(False)
         self._begin_step(1)
-        if self._pulse_wanted and not probed:
+        if self._pulses.wanted and not probed:
             self.rhythm.note_pulse(self._stopwatch.step_s)
         self._look_ahead(optimizer)
 
@@ -370,15 +316,12 @@ class Observer:
 
     def _look_ahead(self, optimizer: Optimizer | None) -> None:
         """Prepare the looks at the step that begins, or rest until the next one."""
-        self._pulse_wanted = self.rhythm.wants_pulse(self._step)
-        self.hooks.quiet = not self._pulse_wanted
-        if not self._pulse_wanted:
-            self._pulses.drop()
+        self._pulses.want(self.rhythm.wants_pulse(self._step))
         if self.rhythm.wants_probe(self._step):
             self._stopwatch.begin_probe()
             self._resolve()
             self._arm()
-        elif not self._pulse_wanted and not self._deliveries.under_way:
+        elif not self._pulses.wanted and not self._deliveries.under_way:
             self.hooks.rest(self.rhythm.rest(self._step), optimizer)
 
     def on_rest_end(self, steps: int, *, clock_runs: bool) -> None:
@@ -406,38 +349,24 @@ class Observer:
             probe.at_step.sample_early(dict(self.watched.parameters))
         self._probe = probe
         self.capture.begin_probe()
-        self._pulse_wanted = True
-        self.hooks.quiet = False
+        self._pulses.want(True)
         self.hooks.arm()
 
     def _seal(self, optimizer: Optimizer | None) -> None:
         probe, self._probe = self._probe, None
         assert probe is not None
         self.hooks.disarm()
-        probe.scale_ticket = probe.ledger.add(self._scale_tensor())
-        zero_run = probe.ledger.add(self._pulses.zero_run)
-        overflow = probe.ledger.add(found_inf(optimizer))
-        loss = self._loss
-        if isinstance(loss, Tensor) and probe.loss_ticket is None:
-            probe.loss_ticket = probe.ledger.add(loss.double())
-            probe.loss_is_users = True
-        roles = self.optimizers
-        context = ProbeContext(
+        pending, context = seal(
+            probe,
             step=self._step,
-            facts={facts.name: facts for facts in self.watched.facts.values()},
-            modules=self.watched.modules,
-            in_optimizer=frozenset(roles.in_optimizer) if roles.seen else None,
-            zero_at_attach=self.watched.zero_at_attach,
-            zero_run=zero_run,
-            found_inf=overflow,
-            zero_names=[name for name, _ in self._pulsed],
+            watched=self.watched,
+            roles=self.optimizers,
+            pulses=self._pulses,
+            optimizer=optimizer,
+            loss=self._loss,
+            scale=self._scale_tensor(),
             pulse_every=self.rhythm.pulse_every if self._step >= 50 else 1,
-            scaled_parameters=unscales_inside(optimizer),
-            loss=loss if isinstance(loss, float) else None,
-            lr=largest_lr(optimizer) if optimizer is not None else None,
         )
-        pending = probe.ledger.transfer()
-        probe.drop_references()
         if probe.structure is not None:
             self.structure = probe.structure
         elif probe.layers and not self.structure.layers:

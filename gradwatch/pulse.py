@@ -51,6 +51,23 @@ class PulseReading:
     unscales_inside: bool = False
     num_backwards: int = 0
 
+    def is_broken(self, *, wait: bool) -> bool:
+        """Whether the gradients are not finite, and no scaler will skip the step.
+
+        Args:
+            wait: Whether to wait for an accelerator; without it only the host is asked.
+
+        Returns:
+            False where that is not known.
+        """
+        pending = self.pending
+        if pending is None or not (pending.on_host or wait):
+            return False
+        total = pending.get(self.total)
+        if total is None or total - total == 0:  # finite
+            return False
+        return not pending.get(self.found_inf)
+
     def norms(self) -> tuple[float | None, float | None, float | None]:
         """Return (norm at backward's end, norm at the step, factor between them).
 

@@ -256,7 +256,7 @@ def test_a_hook_removed_in_the_same_call_is_inert():
     """Torch calls a hook it has just removed without the keywords it asked for."""
     manager = hooks_module.HookManager(net(), None, Stopwatch(50))
     module = nn.Linear(2, 2)
-    assert hooks_module._EnterHook(manager)(module, ()) is None
-    assert hooks_module._LeaveHook(manager)(module, (), None) is None
-    assert hooks_module._RootEnterHook(manager)(module, ()) is None
-    assert hooks_module._RootLeaveHook(manager)(module, (), None) is None
+    assert hooks_module.EnterHook(manager)(module, ()) is None
+    assert hooks_module.LeaveHook(manager)(module, (), None) is None
+    assert hooks_module.RootEnterHook(manager)(module, ()) is None
+    assert hooks_module.RootLeaveHook(manager)(module, (), None) is None

@@ -32,9 +32,10 @@ ORDER = (
     ("probe_numbers", "probe_coverage", "probe_depth", "probe_time", "probe_record"),
     ("pulse", "rhythm", "stopwatch"),
     ("recipe", "optimizer_spec", "capture"),
-    ("hook_events", "hooks", "nan_origin"),
+    ("hook_events", "hook_kinds", "hooks", "nan_origin"),
     ("history",),
-    ("deliveries", "watched_model", "optimizer_roles", "observer"),
+    ("deliveries", "watched_model", "optimizer_roles"),
+    ("pulse_taking", "sealing", "observer"),
     ("twin",),
     # Hand-made histories and tiny networks for tests; nothing of gradwatch imports it.
     ("testing",),
