@@ -231,7 +231,8 @@ class Capture:
             len(self.batches) >= _MAX_BATCHES
             or sum(b.bytes for b in self.batches) + batch.bytes > room
         ):
-            self.batches.popleft()
+            # The first stays: of a run that diverges it is the one that tells.
+            del self.batches[min(1, len(self.batches) - 1)]
         if batch.bytes > room:
             self.reason = "one batch is larger than `capture_limit`"
             return
