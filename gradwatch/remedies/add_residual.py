@@ -19,6 +19,7 @@ from gradwatch.remedies.redrawing import redraw
 from gradwatch.remedies.scope import DEPTH_CODES, hidden_weights, sums, swappable_sites
 from gradwatch.remedies.snippets import drawn, function_of, names
 from gradwatch.rules.wording import plural, some
+from gradwatch.situations import EXP_LIKE
 from gradwatch.structure import Role
 from gradwatch.treatment import ModelEditor
 
@@ -93,6 +94,8 @@ class AddResidual(Remedy):
             yield self.reject(case, _why_none(case))
             return
         yield self._pre_norm(case, layers)
+        if any(facts.activation in EXP_LIKE for facts in layers):
+            return  # a branch that explodes must be rebuilt
         variants = [self._scaled(case, layers), self._learned(case, layers)]
         # With exploding weights only a branch that starts at zero begins well.
         yield from variants if case.code in {"GW101", "GW105"} else variants[::-1]

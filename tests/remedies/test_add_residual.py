@@ -40,6 +40,12 @@ def test_an_explosion_gets_the_branch_from_zero_before_the_scaled_one():
     assert "2 of 24" in found[2].record
 
 
+def test_an_exponential_branch_is_only_rebuilt():
+    """Beside a shortcut it explodes as well."""
+    found = offers(REMEDY, case("GW203", anatomy=chain(activation="exp")))
+    assert [o.options["variant"] for o in found] == ["pre-norm"]
+
+
 def test_layers_that_change_the_shape_are_left_out():
     """The first layer of most networks does."""
     anatomy = with_layer(chain(5, "relu"), 0, keeps_shape=False, in_size=784)

@@ -15,9 +15,9 @@ REMEDY = PretrainLayers()
 
 
 def test_each_layer_of_a_faded_network_gets_steps_of_its_own():
-    """100 for each of six."""
+    """300 for each of six."""
     (offer,) = offers(REMEDY, case())
-    assert REMEDY.recipe(offer).pretrain_steps == 600
+    assert REMEDY.recipe(offer).pretrain_steps == 1800
     assert layers_to_pretrain(offer) == {f"fc{i}": "sigmoid" for i in range(1, 7)}
     assert '"fc1": "sigmoid",' in offer.code
 

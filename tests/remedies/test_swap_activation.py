@@ -110,7 +110,8 @@ def test_deep_batch_norm_that_explodes_becomes_selu_without_norms():
     norms = {n: LayerInfo(n, "BatchNorm1d", role=Role.NORM) for n in names}
     structure = replace(structure, layers={**structure.layers, **norms})
     (offer,) = offers(REMEDY, case("GW201", anatomy=anatomy, structure=structure))
-    assert offer.options == {"to": "selu", "init": "lecun", "norms": "drop"}
+    assert offer.options["norms"] == "drop"
+    assert REMEDY.recipe(offer).lr_factor == 0.1
     assert "without 40 batch norms" in offer.title
     assert offer.code.startswith('for name in [f"norm{i}" for i in range(1, 41)]:')
 
