@@ -32,6 +32,7 @@ from gradwatch.recommendations import (
 from gradwatch.report import Report
 from gradwatch.session import Watch, watch
 from gradwatch.settings import Settings
+from gradwatch.trials import trial
 
 _random.setstate(_random_state)
 
@@ -64,5 +65,6 @@ __all__ = [
     "treat",
     "treat_optimizer",
     "treatment_of",
+    "trial",
     "watch",
 ]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from gradwatch.anatomy import Anatomy
+from gradwatch.captured_trials import with_trials
 from gradwatch.detector import Detector, health_of, layer_health
 from gradwatch.findings import Finding, Health
 from gradwatch.history import History
 from gradwatch.observer import Observer
+from gradwatch.recommendations import TrialResult
 from gradwatch.recommender import recommend
 from gradwatch.report import CheckedRule, Overhead, Report, RunFacts, UncheckedRule
 from gradwatch.report_build import build_report
@@ -28,6 +30,7 @@ def compose_report(
     name: str | None = None,
     notes: tuple[str, ...] = (),
     anatomy: Anatomy | None = None,
+    trials: Mapping[str, TrialResult] | None = None,
 ) -> Report:
     """Return the report on what an observer has seen so far.
 
@@ -40,6 +43,7 @@ def compose_report(
         name: What the user calls the model.
         notes: What else a reader must know.
         anatomy: What code can change of the model; None if that is not known.
+        trials: What was tried so far, by the name of the treatment.
 
     Returns:
         The report.
@@ -68,6 +72,7 @@ def compose_report(
         history,
         settings,
     )
+    recommendations = with_trials(recommendations, trials or {})
     return build_report(
         history=history,
         structure=structure,

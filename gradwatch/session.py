@@ -23,6 +23,7 @@ from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.report import Report
 from gradwatch.run_facts import compose_report
+from gradwatch.session_trials import WatchTrials
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 from gradwatch.twin import LossFn
@@ -193,13 +194,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, SupportsFloat)
 
 
-class Watch:
+class Watch(WatchTrials):
     """A live watch; made by `watch()`.
 
     Attributes:
         key: Options that make two watches equal.
         history: What was measured so far.
         closed: Whether the hooks are off.
+        trials: What `trial()` measured, by the name of the treatment.
     """
 
     def __init__(
@@ -215,6 +217,7 @@ class Watch:
     ) -> None:
         self.key = key
         self.closed = False
+        self.trials = {}
         self.history = History(settings.max_probes, settings.max_pulses)
         self.loss_fn = loss_fn
         self._settings = settings
@@ -343,6 +346,7 @@ class Watch:
             num_parameters=self._count(),
             name=self._name,
             anatomy=self.anatomy() if self._is_sick() else None,
+            trials=self.trials,
         )
 
     # -- inside -------------------------------------------------------------------

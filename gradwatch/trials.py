@@ -1,42 +1,27 @@
 """Try remedies on copies before anything of the user's changes.
 
 A replay shows in milliseconds whether the gradient gets through; a short training of
-two copies shows whether the network learns. What `trial` is told, `try_captured` takes
-from a watch.
+two copies shows whether the network learns.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import chain
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gradwatch.ab_training import train_both
-from gradwatch.capture import Capture
-from gradwatch.captured_loss import CapturedLoss, captured_loss
 from gradwatch.console_trial import trial_bar
 from gradwatch.errors import ModelError, SettingsError
 from gradwatch.optimizer_spec import OptimizerSource
 from gradwatch.recommendations import Recommendation, TrialResult, Verdict
 from gradwatch.replay import replay
 from gradwatch.settings import Settings
-from gradwatch.twin import LossFn, is_loss, loss_of, make_twin, no_trace
-
-#: Recommendations tried when none is named.
-BEST = 3
-_RANK = {
-    Verdict.HELPED: 0,
-    None: 1,
-    Verdict.NO_CHANGE: 2,
-    Verdict.HURT: 3,
-    Verdict.FAILED: 4,
-}
+from gradwatch.twin import LossFn, is_loss, loss_of, no_trace
 
 
 def trial(
@@ -92,7 +77,7 @@ def trial(
             "function from parameters to one, such as `torch.optim.AdamW`."
         )
     loss = loss_fn or own_loss_fn
-    first, batches = _peek(batches)
+    first, batches = peek(batches)
     seen = replay(
         fresh() if fresh is not None else model,
         chosen,
@@ -116,7 +101,7 @@ def trial(
             fresh=fresh,
             progress=tell,
         )
-    return _joined(seen, trained)
+    return joined_result(seen, trained)
 
 
 def check_arguments(
@@ -190,8 +175,18 @@ def own_loss_fn(model: nn.Module, batch: Any) -> Tensor:
     return loss
 
 
-def _peek(batches: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
-    """Return the first batch, and batches that still begin with it."""
+def peek(batches: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
+    """Return the first batch, and batches that still begin with it.
+
+    Args:
+        batches: The user's batches.
+
+    Returns:
+        The first one and what to go through instead of `batches`.
+
+    Raises:
+        SettingsError: If there is none.
+    """
     with no_trace():
         source: Iterator[Any] = iter(batches)
         try:
@@ -203,7 +198,7 @@ def _peek(batches: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
     return first, (chain([first], source) if source is batches else batches)
 
 
-def _joined(seen: TrialResult, trained: TrialResult) -> TrialResult:
+def joined_result(seen: TrialResult, trained: TrialResult) -> TrialResult:
     """Return the result of a training with the profiles of its replay."""
     return replace(
         trained,
@@ -212,153 +207,3 @@ def _joined(seen: TrialResult, trained: TrialResult) -> TrialResult:
         after=seen.after,
         seconds=seen.seconds + trained.seconds,
     )
-
-
-# -- from a watch --------------------------------------------------------------
-
-
-def try_captured(
-    model: nn.Module,
-    treatments: Sequence[Sequence[Recommendation]],
-    capture: Capture,
-    *,
-    batches: Iterable[Any] | None,
-    loss_fn: LossFn | None,
-    optimizer: OptimizerSource | None,
-    max_grad_norm: float | None,
-    steps: int,
-    limit_s: float,
-    seed: int,
-    progress: bool,
-    settings: Settings,
-) -> tuple[TrialResult, ...]:
-    """Try treatments with what a watch has captured, where nothing better is given.
-
-    Args:
-        model: The watched model.
-        treatments: Each a sequence of recommendations.
-        capture: What the watch captured.
-        batches: The user's batches; None for captured ones.
-        loss_fn: The user's loss, for `batches`.
-        optimizer: The user's optimizer; None for one like that of the watch.
-        max_grad_norm: Norm to which the user's loop clips.
-        steps: Training steps of each copy.
-        limit_s: Wall time of the training, seconds.
-        seed: Random state of all copies.
-        progress: Whether to show a progress bar.
-        settings: The limits.
-
-    Returns:
-        One result a treatment.
-
-    Raises:
-        SettingsError: If there is neither a batch given nor one captured.
-    """
-    fresh = _first_weights(model, capture)
-    start = model if _is_finite(model) or fresh is None else fresh()
-    if batches is not None:
-        first, batches = _peek(batches)
-        results = [
-            replay(start, t, first, loss_fn=loss_fn, settings=settings, seed=seed)
-            for t in treatments
-        ]
-        loss, known = loss_fn or own_loss_fn, True
-        if loss_fn is None:
-            known = all(is_loss(result.backpropagated) for result in results)
-    else:
-        if not capture.batches:
-            raise SettingsError(
-                f"The watch has captured no batch ({capture.reason}); pass `batches=` "
-                "and `loss_fn=`."
-            )
-        with no_trace():
-            kept = [CapturedLoss(batch) for batch in capture.batches]
-        forward = kept[-1].forward
-        results = [
-            replay(start, t, forward=forward, settings=settings, seed=seed)
-            for t in treatments
-        ]
-        batches, loss = kept, captured_loss
-        known = all(is_loss(result.backpropagated) for result in results)
-    if optimizer is None and len(capture.optimizers) == 1:
-        optimizer = capture.optimizers[0]
-    places = [k for k, r in enumerate(results) if r.verdict is not Verdict.FAILED]
-    if optimizer is None or not known or not places:
-        return tuple(results)
-    with trial_bar(f"trial of {len(places)}", shown=progress) as tell:
-        trained = train_both(
-            model,
-            [treatments[k] for k in places],
-            batches,
-            loss,
-            optimizer,
-            steps=steps,
-            seed=seed,
-            limit_s=limit_s,
-            fresh=fresh,
-            max_grad_norm=max_grad_norm,
-            progress=tell,
-        )
-    for place, result in zip(places, trained, strict=True):
-        results[place] = _joined(results[place], result)
-    return tuple(results)
-
-
-def _first_weights(
-    model: nn.Module, capture: Capture
-) -> Callable[[], nn.Module] | None:
-    """Return what makes a copy with the weights at the start of the watch, if kept."""
-
-    def fresh() -> nn.Module:
-        twin = make_twin(model, "a trial")
-        capture.restore_initial(twin)
-        return twin
-
-    return fresh if capture.fits(model) else None
-
-
-def _is_finite(model: nn.Module) -> bool:
-    return all(bool(torch.isfinite(p).all()) for p in model.parameters())
-
-
-def candidates(
-    recommendations: Sequence[Recommendation],
-) -> tuple[tuple[Recommendation, ...], ...]:
-    """Return what to try: the best few, and the best against different causes at once.
-
-    Args:
-        recommendations: What was recommended, best first.
-
-    Returns:
-        The treatments, each a tuple of recommendations.
-    """
-    usable = [item for item in recommendations if item.can_apply]
-    singles = [(item,) for item in usable[:BEST]]
-    together: list[Recommendation] = []
-    for item in usable:
-        if not any(set(item.answers) & set(other.answers) for other in together):
-            together.append(item)
-    return (*singles, tuple(together)) if len(together) > 1 else tuple(singles)
-
-
-def ranked(recommendations: Iterable[Recommendation]) -> tuple[Recommendation, ...]:
-    """Return recommendations as their trials ranked them, else in their own order.
-
-    What helped comes first, the one with the lowest loss at the end before the others;
-    then what was not tried; then what changed nothing, hurt, or could not run.
-    """
-    return tuple(sorted(recommendations, key=_place))  # stable
-
-
-def _place(item: Recommendation) -> tuple[int, bool, float]:
-    result = item.trial
-    if result is None:
-        return _RANK[None], False, 0.0
-    losses = [loss for loss in result.losses_after if math.isfinite(loss)]
-    end = median(losses[-max(1, len(losses) // 5) :]) if losses else math.inf
-    return _RANK[result.verdict], result.how != "training", end
-
-
-def title_of(treatment: Sequence[Recommendation]) -> str:
-    """Return the name under which a watch keeps the trial of a treatment."""
-    return " + ".join(item.title for item in treatment)
