@@ -15,13 +15,17 @@ from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.recurrences import (
+    ADAM_RATE,
+    ADAM_WHY,
     NOT_TIME,
     PLAIN,
     TIME_CODES,
+    adam_line,
     sick_layers,
     steps_of,
     suffixes,
     what_happens,
+    with_adam,
 )
 from gradwatch.remedies.snippets import each
 from gradwatch.rules.wording import amount, some
@@ -62,11 +66,13 @@ class OrthogonalRecurrence(Remedy):
         0.3 in stacked layers above the first), because inputs that drive tanh out of
         its straight part make the gradient fade: 5.3 decades over 50 steps at gain 1
         and 0.5 at gain 0.1; and biases become 0. Where the gradient grows, the norm is
-        clipped at 1 as well.
+        clipped at 1 as well. Where SGD trains the network, a first variant changes that
+        for Adam at 1e-3.
 
     Record:
         Repaired 4 of 6 recurrent networks whose gradient vanishes and, with clipping, 1
-        of 3 that explode. On gated layers it was not counted.
+        of 3 that explode. On gated layers it was not counted. On three set-ups trained
+        by SGD it learned within 160 steps only with SGD changed for Adam.
 
     Risk:
         Reinitialises: what the recurrent layers had learned is lost. Training may drive
@@ -91,18 +97,29 @@ class OrthogonalRecurrence(Remedy):
         if case.code not in TIME_CODES or not layers:
             yield self.reject(case, f"{NOT_TIME.capitalize()}.")
             return
+        if with_adam(case):
+            yield self._offer(case, layers, adam=True)
+        yield self._offer(case, layers)
+
+    def _offer(
+        self, case: Case, layers: Sequence[RecurrentFacts], *, adam: bool = False
+    ) -> Recommendation:
+        """Return the recommendation, with or without Adam instead of SGD."""
         grows = case.code == "GW202"
         gain = input_gain(case.anatomy)
         options: dict[str, Option] = {"input_gain": gain}
         if grows:
             options["max_norm"] = 1.0
-        yield self.recommend(
+        if adam:
+            options |= {"optimizer": "Adam", "lr": ADAM_RATE}
+        code = _code(layers, gain, clip=grows)
+        return self.recommend(
             case,
             f"Draw the recurrent weights of {some([f.layer for f in layers])} "
-            f"{_drawn(layers)}",
+            f"{_drawn(layers)}" + (", and train with Adam" if adam else ""),
             f"{_capital(what_happens(case, layers))}{_radius(layers)}. "
-            f"{_merit(layers)}",
-            _code(layers, gain, clip=grows),
+            f"{_merit(layers)}" + (ADAM_WHY if adam else ""),
+            f"{adam_line(case)}\n{code}" if adam else code,
             layers=[facts.layer for facts in layers],
             options=options,
             caution=_caution(case, layers),
@@ -134,9 +151,13 @@ class OrthogonalRecurrence(Remedy):
                         editor.fill(layer, name, nn.init.zeros_, "zeros")
 
     def recipe(self, recommendation: Recommendation) -> Recipe:
-        """Return the clip value that goes with a gradient that grew."""
-        value = recommendation.options.get("max_norm")
-        return Recipe(max_grad_norm=None if value is None else float(value))
+        """Return the clip value of a gradient that grew, and Adam in place of SGD."""
+        options = recommendation.options
+        return Recipe(
+            max_grad_norm=float(options["max_norm"]) if "max_norm" in options else None,
+            optimizer=str(options.get("optimizer", "")),
+            lr=float(options["lr"]) if "lr" in options else None,
+        )
 
 
 def draw_recurrent(weight: Tensor, hidden_size: int, *, identity: bool) -> None:

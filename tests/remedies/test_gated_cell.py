@@ -1,6 +1,7 @@
 """Gated layers that stand in for plain ones, and the bias that keeps their state."""
 
 import copy
+import dataclasses
 import math
 
 import pytest
@@ -9,13 +10,14 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import gradwatch
+from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Risk
 from gradwatch.remedies.gated_cell import GatedCell
 from gradwatch.remedies.gated_modules import DropInLSTM, gated_like, set_gate_bias
 from gradwatch.rules import RULES
 from gradwatch.treatment import ModelEditor
 from tests.remedies.cases import offers, refusals
-from tests.remedies.runs import recurrent, run, through_time
+from tests.remedies.runs import ADAM, SGD, recurrent, run, through_time
 
 REMEDY = GatedCell()
 STEPS = 60
@@ -79,6 +81,31 @@ def test_an_rnn_that_explodes_gets_the_bias_that_was_counted_first():
     first, *_ = offers(REMEDY, through_time("GW202"))
     assert (first.options["to"], first.options["bias"]) == ("LSTM", "4")
     assert "2 of 3" in first.record
+
+
+def test_under_sgd_each_variant_is_offered_with_adam_first():
+    """Alone, none learned within 160 steps in the fault bench."""
+    found = offers(REMEDY, through_time("GW102", recurrent(), optimizer=SGD))
+    assert len(found) == 8
+    for with_adam, alone in zip(found[::2], found[1::2], strict=True):
+        assert REMEDY.recipe(with_adam) == Recipe(optimizer="Adam", lr=1e-3)
+        assert REMEDY.recipe(alone) == Recipe()
+        assert with_adam.options["bias"] == alone.options["bias"]
+        assert "torch.optim.Adam(" in with_adam.code
+    assert len(offers(REMEDY, through_time("GW102", optimizer=ADAM))) == 4
+
+
+def test_layers_of_two_kinds_get_the_bias_of_their_own_gates():
+    """Chrono also sets the input gate of an LSTM; a GRU has none."""
+    other = recurrent("GRU")
+    facts = (recurrent("LSTM"), dataclasses.replace(other, layer="gru"))
+    found = offers(REMEDY, through_time("GW102", *facts))
+    assert [(o.layers, o.options["to"]) for o in found] == [
+        (("rnn",), "LSTM"),
+        (("rnn",), "LSTM"),
+        (("gru",), "GRU"),
+        (("gru",), "GRU"),
+    ]
 
 
 def test_the_reason_has_the_measured_numbers():

@@ -16,7 +16,7 @@ from gradwatch.remedies.orthogonal_recurrence import (
 from gradwatch.rules import RULES
 from gradwatch.treatment import ModelEditor
 from tests.remedies.cases import offers, refusals
-from tests.remedies.runs import recurrent, run, through_time
+from tests.remedies.runs import ADAM, SGD, recurrent, run, through_time
 
 REMEDY = OrthogonalRecurrence()
 
@@ -57,6 +57,16 @@ def test_fading_and_growth_through_time_are_answered():
     assert REMEDY.recipe(fades) == Recipe()
     assert REMEDY.recipe(grows) == Recipe(max_grad_norm=1.0)
     assert fades.risk is Risk.REINITIALISES
+
+
+def test_under_sgd_it_is_offered_with_adam_first():
+    """In three set-ups of the fault bench it learned only so."""
+    with_adam, alone = offers(REMEDY, through_time("GW202", optimizer=SGD))
+    assert REMEDY.recipe(with_adam) == Recipe(
+        max_grad_norm=1.0, optimizer="Adam", lr=1e-3
+    )
+    assert REMEDY.recipe(alone) == Recipe(max_grad_norm=1.0)
+    assert len(offers(REMEDY, through_time(optimizer=ADAM))) == 1
 
 
 def test_long_sequences_are_cautioned():
