@@ -14,6 +14,8 @@ from torch.nn.parameter import is_lazy
 #: Prefixes that wrappers inside a model add to a layer's name. DDP's `module.` is not
 #: among them: models have modules of that name of their own.
 _WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+#: Children that torch or a treatment hangs on a layer; they leave it a leaf.
+_PARTS = ("parametrizations", "gradwatch")
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 _RECURRENT = (nn.RNN, nn.LSTM, nn.GRU)
 _CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
@@ -139,7 +141,7 @@ def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleF
     if kind.startswith("Parametrized"):
         kind = type(module).__bases__[0].__name__
     parameters = [parameter for _, parameter in own_parameters(module)]
-    children = [k for k, _ in module.named_children() if k != "parametrizations"]
+    children = [k for k, _ in module.named_children() if k not in _PARTS]
     embedding = isinstance(module, _EMBEDDINGS) or "PositionalEmbedding" in kind
     norm = "Norm" in kind and not children
     wide = any(
@@ -163,8 +165,9 @@ def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleF
         unit_dim=_unit_dim(module),
         trainable=any(parameter.requires_grad for parameter in parameters),
         compiled=compiled,
-        # nn.MultiheadAttention hands `out_proj`'s weights to a function.
-        internal=kind == "NonDynamicallyQuantizableLinear",
+        # nn.MultiheadAttention hands `out_proj`'s weights to a function; a graft of a
+        # treatment (`rewiring.py`) acts through the hooks of its layer.
+        internal=kind in {"NonDynamicallyQuantizableLinear", "Graft"},
     )
 
 

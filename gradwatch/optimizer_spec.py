@@ -68,7 +68,9 @@ def rebuild(
     """Return an optimizer for a copy: the user's class, groups and options.
 
     Its state starts empty. Where a schedule has moved a learning rate, the one it
-    began with counts. Parameters that the treatment added join the largest group.
+    began with counts. A parameter that the treatment added joins the group of its
+    layer: that of the bias if it is a vector (a norm's, say) and the bias has a group
+    of its own, so that it decays as the user's norms and biases do.
 
     Args:
         source: The user's optimizer of `model`, its spec, or what makes one.
@@ -81,7 +83,7 @@ def rebuild(
 
     Raises:
         SettingsError: If it owns no parameter of the model, or cannot be rebuilt.
-    """  # noqa: DOC502 - raised by what it calls
+    """
     names = {id(p): clean_name(name) for name, p in model.named_parameters()}
     if isinstance(source, Optimizer):
         source = read_spec(source, names)
@@ -99,8 +101,14 @@ def rebuild(
             rate = group["lr"] if recipe.lr is None else recipe.lr
             group["lr"] = rate * recipe.lr_factor
         for key in ("eps", "weight_decay"):
-            if getattr(recipe, key) is not None and key in group:
-                group[key] = getattr(recipe, key)
+            if getattr(recipe, key) is None:
+                continue
+            if key not in group:
+                raise SettingsError(
+                    f"`optimizer` (={type(optimizer).__name__}) has no `{key}` that "
+                    "could be changed."
+                )
+            group[key] = getattr(recipe, key)
     return optimizer
 
 
@@ -122,8 +130,11 @@ def _groups(spec: OptimizerSpec, copy: nn.Module) -> list[dict[str, Any]]:
     groups: list[dict[str, Any]] = []
     for mine, given in spec.groups:
         options = {key: _own(value) for key, value in given.items()}
-        if options.get("initial_lr") is not None:
-            options["lr"] = options["initial_lr"]
+        # Left in, a new scheduler would begin with it and not with a changed rate.
+        began = options.pop("initial_lr", None)
+        if began is not None:
+            options["lr"] = began
+        options.pop("param_names", None)
         params = [twins[name] for name in mine if name in twins]
         groups.append({"params": params, **options})
     if not any(group["params"] for group in groups):
@@ -132,13 +143,44 @@ def _groups(spec: OptimizerSpec, copy: nn.Module) -> list[dict[str, Any]]:
             "pass the one that trains it, or a function from parameters to one."
         )
     known = spec.others.union(*(mine for mine, _ in spec.groups))
-    new = [
-        p
-        for name, p in twins.items()
-        if name not in known and p.requires_grad and not is_lazy(p)
-    ]
-    max(groups, key=lambda group: len(group["params"]))["params"].extend(new)
+    for name, parameter in twins.items():
+        if name not in known and parameter.requires_grad and not is_lazy(parameter):
+            place = _home(name, parameter.dim(), spec, known, twins)
+            if place is not None:
+                groups[place]["params"].append(parameter)
     return [group for group in groups if group["params"]]
+
+
+def _home(
+    name: str,
+    dims: int,
+    spec: OptimizerSpec,
+    known: frozenset[str],
+    twins: Mapping[str, Tensor],
+) -> int | None:
+    """Return the group that a new parameter joins; None if another optimizer has it.
+
+    That of the nearest parameters: of the same layer, else of the module around it.
+    """
+    owner = name
+    while owner:
+        owner = owner.rpartition(".")[0]
+        near = {other for other in known if not owner or other.startswith(f"{owner}.")}
+        if not near:
+            continue
+        votes: list[tuple[bool, int, int]] = []
+        for place, (mine, _) in enumerate(spec.groups):
+            inside = [other for other in mine if other in near]
+            alike = any(_flat(twins[n]) == (dims < 2) for n in inside if n in twins)
+            if inside:
+                votes.append((alike, len(inside), -place))
+        return -max(votes)[2] if votes else None
+    return None
+
+
+def _flat(parameter: Tensor) -> bool:
+    """Whether a parameter is a bias, a scale or one of a norm."""
+    return not is_lazy(parameter) and parameter.dim() < 2
 
 
 def _same(spec: OptimizerSpec, groups: list[dict[str, Any]]) -> Optimizer:
@@ -159,22 +201,29 @@ def _same(spec: OptimizerSpec, groups: list[dict[str, Any]]) -> Optimizer:
 
 
 def _exchanged(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
-    kind: Any = getattr(optim, recipe.optimizer)
+    kind: Any = getattr(optim, recipe.optimizer, None)
+    if kind is None:
+        raise SettingsError(
+            f"`optimizer` (={recipe.optimizer!r}) is no class of torch.optim."
+        )
     accepted = inspect.signature(kind.__init__).parameters
-    options: dict[str, Any] = {}
-    if recipe.lr is not None:
-        options["lr"] = recipe.lr * recipe.lr_factor
+    rates = [float(group["lr"]) for group in groups if group.get("lr") is not None]
+    highest = max(rates, default=0.0)
+    rate = accepted["lr"].default if recipe.lr is None else recipe.lr
+    base = rate * recipe.lr_factor
+    options: dict[str, Any] = {"lr": base}
     if recipe.eps is not None and "eps" in accepted:
         options["eps"] = recipe.eps
     fresh = []
     for group in groups:
+        own: dict[str, Any] = {"params": group["params"]}
+        if highest and group.get("lr") is not None:
+            # Groups that learn slower than others go on doing so.
+            own["lr"] = base * float(group["lr"]) / highest
         decay = group.get("weight_decay")
         decay = decay if recipe.weight_decay is None else recipe.weight_decay
-        own = (
-            {}
-            if decay is None or "weight_decay" not in accepted
-            else {"weight_decay": decay}
-        )
-        fresh.append({"params": group["params"], **own})
+        if decay is not None and "weight_decay" in accepted:
+            own["weight_decay"] = decay
+        fresh.append(own)
     optimizer: Optimizer = kind(fresh, **options)
     return optimizer

@@ -6,16 +6,17 @@ from collections.abc import Iterable, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from gradwatch.errors import TreatmentError
-from gradwatch.recipe import Recipe
-from gradwatch.recommendations import Recommendation, Treatment
-from gradwatch.remedies import REMEDIES, Remedy
-from gradwatch.treatment import BOOK, ModelEditor
 from gradwatch.optimizer_spec import rebuild
+from gradwatch.recipe import Recipe
+from gradwatch.recommendations import Recommendation, Risk, Treatment
+from gradwatch.remedies import REMEDIES, Remedy
+from gradwatch.training_edits import edit_steps
+from gradwatch.treatment import BOOK, ModelEditor
+from gradwatch.twin import same_randomness
 
 #: One recommendation, or several to apply in order.
 Prescribed = Recommendation | Sequence[Recommendation]
@@ -24,9 +25,12 @@ Prescribed = Recommendation | Sequence[Recommendation]
 def treat(model: nn.Module, recommendation: Prescribed) -> nn.Module:
     """Return a treated deep copy of a model; the original stays as it is.
 
-    The copy keeps device, dtype, mode, tied weights, and the names of its state dict as
-    far as the treatment lets it; `treatment_of` says what was changed. What a remedy
-    changes of the training (rate, clipping, optimizer) is `treat_optimizer`'s.
+    The copy keeps device, dtype, mode, frozen parameters, tied weights and the user's
+    hooks; gradients, a live watch and compilation stay behind. Names of the state dict
+    stay, and new ones are added: `fc.gradwatch.after.0.weight` is a norm after `fc`.
+    Weights are drawn from the present random state, which is then as it was.
+    `treatment_of` says what was changed; what a remedy changes of the training (rate,
+    clipping, optimizer) is `treat_optimizer`'s.
 
     Args:
         model: The model that the recommendation was made for, or a fresh one of the
@@ -34,23 +38,26 @@ def treat(model: nn.Module, recommendation: Prescribed) -> nn.Module:
         recommendation: One recommendation, or several to apply in order.
 
     Returns:
-        The treated copy.
+        The treated copy. It can be trained, saved, copied, compiled and treated again.
 
     Raises:
         TreatmentError: If code cannot make the change (the message shows the lines to
-            write), or the model has no such layer.
+            write, and where), or the model has no such layer.
         ModelError: If the model cannot be copied.
     """  # noqa: DOC502 - raised by what it calls
     chosen = as_tuple(recommendation)
-    editor = ModelEditor(model)
+    remedies = [remedy_of(item) for item in chosen]
     for item in chosen:
-        if not item.can_apply:
-            place = f" in {item.where}" if item.where else ""
+        if not item.can_apply or item.risk is Risk.ADVICE:
+            place = f" at {item.where}" if item.where else ""
             raise TreatmentError(
-                f"{item.remedy}: no code of ours can do this; change it{place} "
-                f"yourself:\n{item.code}"
+                f"`{item.remedy}` cannot be applied by code; change your own{place}:\n"
+                f"{item.code}"
             )
-        remedy_of(item).apply(editor, item)
+    with same_randomness():
+        editor = ModelEditor(model)
+        for remedy, item in zip(remedies, chosen, strict=True):
+            remedy.apply(editor, item)
     return editor.finish(tuple(item.remedy for item in chosen))
 
 
@@ -85,9 +92,12 @@ def treat_optimizer(
     """Return a new optimizer for a treated model, with the recommended changes.
 
     It has the class and the parameter groups of the user's (unless another class is
-    recommended); parameters that the treatment added join the largest group; its state
-    starts empty. Clipping, warm-up and gradient factors act at the start of each of its
-    steps, so that the training loop stays as it is.
+    recommended); its state starts empty, and its rates begin where a schedule began:
+    make a new scheduler for it. A parameter that the treatment added joins the group of
+    its layer; a vector, such as a norm's weight, that of the layer's bias, so that it
+    decays as biases do. Clipping, warm-up and gradient factors act at each of its
+    steps, so that the training loop stays as it is. What only a loop can do (a factor
+    of the loss, autocast, loss scaling, pre-training) is not done.
 
     Args:
         optimizer: The user's optimizer of `model`. Read only.
@@ -99,31 +109,43 @@ def treat_optimizer(
         The new optimizer.
 
     Raises:
+        TreatmentError: If the optimizer also owns parameters outside `model`.
         SettingsError: If the optimizer owns no parameter of `model`, or its class
             cannot be made from groups.
     """  # noqa: DOC502 - raised by what it calls
+    inside = {id(parameter) for parameter in model.parameters()}
+    owned = [p for group in optimizer.param_groups for p in group["params"]]
+    outside = [p for p in owned if id(p) not in inside]
+    if outside and len(outside) < len(owned):
+        raise TreatmentError(
+            f"`optimizer` owns {len(outside)} parameters that are not in `model`, the "
+            f"first of shape {list(outside[0].shape)}: pass the module that holds them "
+            "all as `model` and its treated copy as `treated`, or make the optimizer "
+            "by hand."
+        )
     recipe = joined(recipe_of(item) for item in as_tuple(recommendation))
     new = rebuild(optimizer, model, treated, recipe)
-    if recipe.gradient_factors:
-        owners = dict(treated.named_modules())
-        factors = {
-            parameter: factor
-            for layer, factor in recipe.gradient_factors.items()
-            for parameter in owners[layer].parameters(recurse=False)
-        }
-        new.register_step_pre_hook(_Amplify(factors, recipe.gradient_steps))
-    if recipe.max_grad_norm is not None:
-        new.register_step_pre_hook(_Clip(recipe.max_grad_norm))
-    if recipe.warmup_steps:
-        new.register_step_pre_hook(_WarmUp(new, recipe.warmup_steps))
+    edit_steps(new, recipe, treated)
     return new
 
 
 def as_tuple(recommendation: Prescribed) -> tuple[Recommendation, ...]:
-    """Return one or several recommendations as a tuple."""
+    """Return one or several recommendations as a tuple.
+
+    Raises:
+        TreatmentError: If something else is among them.
+    """
     if isinstance(recommendation, Recommendation):
         return (recommendation,)
-    return tuple(recommendation)
+    given: object = recommendation
+    chosen = tuple(given) if isinstance(given, Iterable) else (given,)
+    for item in chosen:
+        if not isinstance(item, Recommendation):
+            raise TreatmentError(
+                f"`recommendation` (={type(item).__name__}) must be a "
+                "`Recommendation`, such as `report.recommendations[0]`, or several."
+            )
+    return chosen
 
 
 def remedy_of(recommendation: Recommendation) -> Remedy:
@@ -160,55 +182,3 @@ def joined(recipes: Iterable[Recipe]) -> Recipe:
             changes[name] = value
         total = replace(total, **changes)
     return total
-
-
-class _Clip:
-    """Clips the global gradient norm before a step."""
-
-    def __init__(self, max_norm: float) -> None:
-        self.max_norm = max_norm
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # A fused optimizer divides by the loss scale inside its own step.
-        scale = getattr(optimizer, "grad_scale", None)
-        limit = self.max_norm * (1.0 if scale is None else float(scale))
-        torch.nn.utils.clip_grad_norm_(_parameters(optimizer), limit)
-
-
-class _Amplify:
-    """Multiplies the gradients of chosen parameters in the first steps."""
-
-    def __init__(self, factors: dict[nn.Parameter, float], steps: int) -> None:
-        self.factors = factors
-        self.steps = steps
-        self.done = 0
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self.steps and self.done >= self.steps:
-            return
-        self.done += 1
-        for parameter, factor in self.factors.items():
-            if parameter.grad is not None:
-                parameter.grad.mul_(factor)
-
-
-class _WarmUp:
-    """Raises the learning rates over the first steps; a scheduler's changes stay."""
-
-    def __init__(self, optimizer: Optimizer, steps: int) -> None:
-        self.steps = steps
-        self.done = 0
-        self.share = 1.0 / steps
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * self.share
-
-    def __call__(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self.done += 1
-        share = min(1.0, self.done / self.steps)
-        for group in optimizer.param_groups:
-            group["lr"] = group["lr"] * (share / self.share)
-        self.share = share
-
-
-def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimizer.param_groups for p in group["params"]]

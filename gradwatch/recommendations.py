@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -59,6 +59,13 @@ class Change:
         return f"{place}{self.what} {self.before} -> {self.after}"
 
 
+def _some(layers: Sequence[str]) -> str:
+    """Return the first and last of several layers, and how many they are."""
+    if len(layers) < 3:
+        return ", ".join(layers)
+    return f"{layers[0]} ... {layers[-1]} ({len(layers)})"
+
+
 @dataclass(frozen=True, slots=True)
 class Treatment:
     """All that a treatment changed.
@@ -72,8 +79,15 @@ class Treatment:
     changes: tuple[Change, ...]
 
     def diff(self) -> str:
-        """Return a readable diff, one line a change, equal ones of a run folded."""
-        return "\n".join(change.line() for change in self.changes)
+        """Return a readable diff, one line a change; layers changed alike share one."""
+        alike: dict[tuple[str, str, str], list[str]] = {}
+        for change in self.changes:
+            key = (change.what, change.before, change.after)
+            alike.setdefault(key, []).append(change.layer)
+        return "\n".join(
+            Change(_some(layers), what, before, after).line()
+            for (what, before, after), layers in alike.items()
+        )
 
 
 @dataclass(frozen=True, slots=True)

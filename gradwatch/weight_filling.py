@@ -105,9 +105,8 @@ def _old_style_norm(module: nn.Module, parameter: str) -> Any:
 
 def _what_computes(module: nn.Module, parameter: str) -> str:
     if is_parametrized(module, parameter):
-        kinds = [
-            type(p).__name__.lstrip("_") for p in module.parametrizations[parameter]
-        ]
+        lists = module.get_submodule(f"parametrizations.{parameter}")
+        kinds = [type(part).__name__.lstrip("_") for part in lists.children()]
         return "the parametrization " + " and ".join(kinds)
     for hook in module._forward_pre_hooks.values():
         if getattr(hook, "name", None) == parameter:
