@@ -78,3 +78,26 @@ def names() -> tuple[str, type[Warning], type[Warning]]:
         gradwatch.GradWatchWarning,
         gradwatch.DetachedWarning,
     )
+
+
+def tried(
+    model: nn.Module, batch: torch.Tensor, watch: gradwatch.Watch
+) -> gradwatch.TrialResult:
+    """A remedy is tried on copies."""
+    ranked: tuple[gradwatch.Recommendation, ...] = watch.trial(steps=20, limit_s=5.0)
+    assert_type(
+        watch.trial(ranked[0], optimizer=torch.optim.AdamW), gradwatch.TrialResult
+    )
+    result = gradwatch.trial(
+        model,
+        ranked[0],
+        batches=[batch],
+        loss_fn=lambda module, batch: module(batch).mean(),
+        optimizer=torch.optim.SGD(model.parameters(), lr=0.1),
+        steps=100,
+        limit_s=60.0,
+        seed=0,
+        progress=False,
+    )
+    assert_type(result.verdict, gradwatch.Verdict)
+    return result
