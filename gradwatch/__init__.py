@@ -16,6 +16,7 @@ from gradwatch.errors import (
     ReportError,
     SettingsError,
     TreatmentError,
+    TreatmentWarning,
 )
 from gradwatch.findings import Confidence, Evidence, Finding, Health, Severity, Trend
 from gradwatch.precheck import check
@@ -56,6 +57,7 @@ __all__ = [
     "Severity",
     "Treatment",
     "TreatmentError",
+    "TreatmentWarning",
     "Trend",
     "TrialResult",
     "Verdict",

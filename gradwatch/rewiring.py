@@ -14,39 +14,24 @@ All of it is part of the treated model: it is copied, pickled and saved with it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gradwatch.activation_marks import (
+    Call,
+    activation_of,
+    finish,
+    mark,
+    open_calls,
+    unmark,
+)
 from gradwatch.errors import TreatmentError, TreatmentWarning
 
 #: Name under which a graft hangs on its layer, as `parametrizations` does.
 GRAFT = "gradwatch"
-#: Other functions that compute an activation, as the autograd graph names it.
-_ALSO = {
-    "relu": ("relu6", "threshold", "clamp_min"),
-    "elu": ("selu", "celu"),
-    "hardtanh": ("relu6", "clamp"),
-    "logsigmoid": ("log_sigmoid",),
-    "rrelu": ("rrelu_with_noise",),
-}
-_ACTIVATIONS = frozenset(
-    {"relu", "tanh", "sigmoid", "gelu", "silu", "elu", "leaky_relu", "hardtanh"}
-    | {"softplus", "prelu", "mish", "hardswish", "hardsigmoid", "log_sigmoid"}
-    | {"threshold", "celu", "selu", "rrelu", "exp", "relu6", "softsign", "glu"}
-)
-#: Functions that multiply by weights: a mark does not pass, as the next layer begins.
-_STOPS = frozenset(
-    {"linear", "bilinear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv"}
-    | {"addmm", "addmv", "addbmm", "baddbmm", "einsum", "dot", "tensordot"}
-    | {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d"}
-    | {"conv_transpose3d", "conv_tbc", "scaled_dot_product_attention"}
-    | {"multi_head_attention_forward", "lstm", "gru", "rnn_tanh", "rnn_relu"}
-    | {"lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell", "embedding"}
-    | {"__get__", "__set__"}
-)
 
 
 class Graft(nn.Module):
@@ -154,12 +139,18 @@ class Socket(nn.Module):
 
     def forward(self, subject: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the activation, or what the layer before it asks for."""
-        for call in _open_calls(subject):
-            if call.graft.awaited_module == self.name:
-                chosen = call.graft.activation or self.activation
-                return _finish(call, chosen(unmark(subject), *args, **kwargs))
-        result: Tensor = self.activation(subject, *args, **kwargs)
-        return result
+        calls = [
+            call
+            for call in open_calls(subject)
+            if call.graft.awaited_module == self.name
+        ]
+        if not calls:
+            result: Tensor = self.activation(subject, *args, **kwargs)
+            return result
+        chosen = activation_of(calls)
+        if chosen is None:
+            chosen = self.activation
+        return finish(calls, unmark(chosen(unmark(subject), *args, **kwargs)))
 
 
 def graft_of(module: nn.Module) -> Graft | None:
@@ -173,11 +164,6 @@ def grafts(model: nn.Module) -> Iterator[Graft]:
     for module in model.modules():
         if isinstance(module, Graft):
             yield module
-
-
-def function_names(activation: str) -> tuple[str, ...]:
-    """Return the names of the functions that compute an activation."""
-    return (activation, *_ALSO.get(activation, ()))
 
 
 def attach(module: nn.Module, layer: str) -> Graft:
@@ -205,135 +191,6 @@ def guard_root(model: nn.Module) -> None:
     """Let the root give out unmarked tensors, and warn of activations not found."""
     if not any(isinstance(h, _AtRoot) for h in model._forward_hooks.values()):
         model.register_forward_hook(_AtRoot())
-
-
-# -- marks ----------------------------------------------------------------------------
-
-
-class _Call:
-    """One call of a layer whose activation is yet to come."""
-
-    __slots__ = ("done", "graft", "raw", "version")
-
-    def __init__(self, graft: Graft, raw: Tensor) -> None:
-        self.graft = graft
-        self.raw = raw if graft.residual else None
-        self.version = _version(raw)
-        self.done = False
-
-    def shortcut(self) -> Tensor:
-        """Return the layer's input, as it was."""
-        assert self.raw is not None
-        if _version(self.raw) != self.version:
-            raise TreatmentError(
-                f"the input of `{self.graft.layer}` was changed in place before the "
-                "shortcut could add it; do not change it in place between the layer "
-                "and its activation."
-            )
-        return self.raw
-
-
-def _version(tensor: Tensor) -> int:
-    if torch.compiler.is_compiling() or tensor.is_inference():
-        return -1
-    return tensor._version
-
-
-class Marked(Tensor):
-    """A layer's output, or what was made of it, on the way to its activation."""
-
-    calls: tuple[_Call, ...]
-
-    @classmethod
-    def __torch_function__(
-        cls, func: Any, types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        """Run a function; answer the marks if it is the awaited activation."""
-        kwargs = kwargs or {}
-        name = getattr(func, "__name__", "")
-        inplace = name[-1:] == "_" and name[-2:] != "__"
-        if inplace:
-            name = name[:-1]
-        subject = args[0] if args else kwargs.get("input")
-        if name in _ACTIVATIONS or name == "clamp_min" or name == "clamp":
-            for call in _open_calls(subject):
-                if name in call.graft.awaited:
-                    return _answer(call, func, inplace, args, kwargs)
-        with torch._C.DisableTorchFunctionSubclass():
-            result = func(*args, **kwargs)
-        if name in _STOPS or name in _ACTIVATIONS:
-            return result
-        calls: tuple[_Call, ...] = ()
-        for value in (*args, *kwargs.values()):
-            for part in value if isinstance(value, list | tuple) else (value,):
-                for call in _open_calls(part):
-                    if call not in calls:
-                        calls = (*calls, call)
-        return _mark_all(result, calls) if calls else result
-
-
-def _open_calls(value: Any) -> tuple[_Call, ...]:
-    """Return the calls of a tensor's mark that still wait."""
-    if not isinstance(value, Marked):
-        return ()
-    return tuple(call for call in getattr(value, "calls", ()) if not call.done)
-
-
-def _mark_all(result: Any, calls: tuple[_Call, ...]) -> Any:
-    if isinstance(result, Tensor):
-        return mark(result, calls)
-    if type(result) in {list, tuple}:
-        return type(result)([_mark_all(part, calls) for part in result])
-    return result
-
-
-def mark(tensor: Tensor, calls: tuple[_Call, ...]) -> Tensor:
-    """Return the tensor, marked; what is not a plain floating tensor stays as it is."""
-    if type(tensor) not in {Tensor, Marked} or not tensor.is_floating_point():
-        return tensor
-    marked = tensor if isinstance(tensor, Marked) else tensor.as_subclass(Marked)
-    marked.calls = calls
-    return marked
-
-
-def unmark(value: Any) -> Any:
-    """Return a tensor without its mark; anything else as it is."""
-    if not isinstance(value, Marked):
-        return value
-    if torch.compiler.is_compiling():  # which cannot trace `as_subclass` both ways
-        with torch._C.DisableTorchFunctionSubclass():
-            return value.view_as(value)
-    return value.as_subclass(Tensor)
-
-
-def _answer(
-    call: _Call, func: Callable[..., Any], inplace: bool, args: Any, kwargs: Any
-) -> Tensor:
-    """Do at the activation what the graft asks for."""
-    subject = args[0] if args else kwargs["input"]
-    inplace = inplace or kwargs.get("inplace") is True or True in args[1:]
-    plain = unmark(subject)
-    if call.graft.activation is not None:
-        branch: Tensor = call.graft.activation(plain)
-    else:
-        # In place, the activation's own result would be overwritten by the sum.
-        work = plain.clone() if inplace else plain
-        rest = {key: v for key, v in kwargs.items() if key != "input"}
-        branch = unmark(func(work, *map(unmark, args[1:]), **rest))
-    result = _finish(call, branch)
-    if not inplace:
-        return result
-    plain.copy_(result)
-    return subject  # type: ignore[no-any-return]
-
-
-def _finish(call: _Call, branch: Tensor) -> Tensor:
-    call.done = True
-    if not call.graft.met:
-        call.graft.met = True
-    if not call.graft.residual:
-        return branch
-    return call.graft.sum_up(call.shortcut(), branch)
 
 
 # -- hooks ----------------------------------------------------------------------------
@@ -388,7 +245,7 @@ class _Leave:
             if graft.awaits:
                 if not graft.called:
                     graft.called = True
-                calls = (*_open_calls(result), _Call(graft, raw))
+                calls = (*open_calls(result), Call(graft, raw))
                 result = mark(result, calls)
             else:
                 result = graft.sum_up(raw, result)

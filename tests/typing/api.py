@@ -71,12 +71,37 @@ def finding(found: gradwatch.Finding) -> tuple[str, gradwatch.Health]:
     return f"{found.code} {severity} {confidence} {trend}", found.health
 
 
-def names() -> tuple[str, type[Warning], type[Warning]]:
+def treat(
+    model: nn.Module, optimizer: torch.optim.Optimizer, report: gradwatch.Report
+) -> gradwatch.Treatment | None:
+    """A recommendation is applied to a copy, and to a new optimizer for it."""
+    recommendations: tuple[gradwatch.Recommendation, ...] = report.recommendations
+    rejections: tuple[gradwatch.Rejection, ...] = report.rejections
+    if rejections or recommendations[0].risk is gradwatch.Risk.ADVICE:
+        return None
+    try:
+        treated = gradwatch.treat(model, recommendations[:2])
+    except gradwatch.TreatmentError:
+        return None
+    assert_type(
+        gradwatch.treat_optimizer(
+            optimizer, recommendations[0], model=model, treated=treated
+        ),
+        torch.optim.Optimizer,
+    )
+    treatment = gradwatch.treatment_of(treated)
+    changes: tuple[gradwatch.Change, ...] = treatment.changes
+    assert_type(changes[0].line() + treatment.diff(), str)
+    return treatment
+
+
+def names() -> tuple[str, type[Warning], type[Warning], type[Warning]]:
     """The version, and the warnings a user may filter."""
     return (
         gradwatch.__version__,
         gradwatch.GradWatchWarning,
         gradwatch.DetachedWarning,
+        gradwatch.TreatmentWarning,
     )
 
 
