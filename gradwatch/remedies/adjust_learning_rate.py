@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from gradwatch.anatomy import OptimizerFacts
 from gradwatch.recipe import Recipe
-from gradwatch.recommendations import Recommendation, Rejection, Risk
+from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.training_facts import (
     code,
@@ -65,7 +65,8 @@ class AdjustLearningRate(Remedy):
         The applied update of the median layer is far from 1e-3 of its weight: the rate
         is multiplied by 1e-3 over the measured ratio. Gradient or loss jump: half the
         rate. Units died in training: a hundredth. Transformers that normalise after
-        the sum, trained with an adaptive optimizer: a warm-up.
+        the sum, trained with an adaptive optimizer: a warm-up; where their updates are
+        too large as well, a warm-up to the lower rate.
 
     When it never does:
         A gradient that fades or grows along the depth or through time: the rate
@@ -81,8 +82,8 @@ class AdjustLearningRate(Remedy):
         and 4 of 4 whose rate was too low, 0 of 21 exploding ones. A tenth or a
         hundredth of the rate repaired 4 of 6 too high ones; a hundredth 2 of 5 dead
         ones; ten times the rate 4 of 36 vanishing ones. Of 3 transformers a lower rate
-        repaired 3, warm-up with clipping 2. Warm-up alone repaired 1 of 6 networks
-        that are not transformers.
+        repaired 3, warm-up with clipping 2. Warm-up to the same rate repaired 1 of 6
+        networks whose rate was too high.
 
     Risk:
         Safe: nothing is lost. What too large steps have already spoilt does not come
@@ -126,9 +127,10 @@ class AdjustLearningRate(Remedy):
                 "usual (0.01% to 3%).",
             )
             return
+        factor = _bounded(TARGET_RATIO / ratio)
         yield self._factor(
             case,
-            _bounded(TARGET_RATIO / ratio),
+            factor,
             f"A step changes the median weight by {relative_step(ratio)}; healthy "
             "training centres on 0.1%",
             "repaired 5 of 5 networks whose rate was too high and 4 of 4 whose rate "
@@ -136,7 +138,8 @@ class AdjustLearningRate(Remedy):
             _KARPATHY,
         )
         if case.code == "GW301":
-            yield from self._warmup(case)
+            # By itself it only puts off the rate that is too high.
+            yield from self._warmup(case, factor)
 
     def _for_spikes(self, case: Case) -> Iterable[Recommendation | Rejection]:
         found = spikes(case.history, case.structure, case.settings)
@@ -224,21 +227,29 @@ class AdjustLearningRate(Remedy):
             record=record,
         )
 
-    def _warmup(self, case: Case) -> Iterable[Recommendation]:
+    def _warmup(self, case: Case, factor: float = 1.0) -> Iterable[Recommendation]:
         """Return a warm-up for post-norm transformers under an adaptive optimizer."""
         names = case.anatomy.norm_first
         optimizer = case.anatomy.optimizer
         if not names or optimizer is None or not is_adaptive(optimizer):
             return
         steps = warmup_steps(case.history.last_step)
+        options: dict[str, Option] = {"warmup_steps": steps}
+        title = f"Let the learning rate rise over the first {amount(steps)} steps"
+        lines = _warmup_code(steps, optimizer)
+        if factor != 1.0:
+            options["factor"] = factor
+            rate = rate_in_use(case.anatomy, case.history)
+            title += f", to {amount(factor)} of what it is"
+            lines = f"{_factor_code(case, factor, rate)}\n{lines}"
         yield self.recommend(
             case,
-            f"Let the learning rate rise over the first {amount(steps)} steps",
+            title,
             f"{plural(len(names), 'transformer layer')} ({some(names)}) normalise "
             "after the sum, where the upper layers have large gradients at the start, "
             f"and {optimizer.kind} takes its full step from the first one on.",
-            _warmup_code(steps, optimizer),
-            options={"warmup_steps": steps},
+            lines,
+            options=options,
             caution="Training must start again for the first steps to be small.",
             source=f"{_XIONG}; Ma & Yarats (2019), arXiv:1910.04209",
             record=(
