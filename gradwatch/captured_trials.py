@@ -21,7 +21,14 @@ from gradwatch.recommendations import Recommendation, TrialResult, Verdict
 from gradwatch.replay import replay
 from gradwatch.settings import Settings
 from gradwatch.trials import joined_result, own_loss_fn, peek
-from gradwatch.twin import OWN_LOSS, LossFn, is_loss, make_twin, no_trace
+from gradwatch.twin import (
+    OWN_LOSS,
+    RANDOM_COTANGENT,
+    LossFn,
+    is_loss,
+    make_twin,
+    no_trace,
+)
 
 #: Recommendations tried when none is named.
 BEST = 3
@@ -107,7 +114,7 @@ def try_captured(
             replay(
                 start,
                 treatment,
-                forward=kept[-1].forward,
+                forward=_most_telling(kept).forward,
                 settings=settings,
                 seed=options.seed,
             )
@@ -156,6 +163,18 @@ def _captured(capture: Capture) -> list[CapturedLoss]:
         )
     with no_trace():
         return [CapturedLoss(batch) for batch in capture.batches]
+
+
+def _most_telling(kept: Sequence[CapturedLoss]) -> CapturedLoss:
+    """Return the newest batch of a known loss, else the newest with a gradient.
+
+    Of a run that has diverged the last outputs are NaN, which tell no loss.
+    """
+    for wanted in (is_loss, lambda how: how != RANDOM_COTANGENT):
+        for captured in reversed(kept):
+            if wanted(captured.how):
+                return captured
+    return kept[-1]
 
 
 def _untrained(result: TrialResult, missing: str) -> TrialResult:

@@ -96,8 +96,8 @@ class ProfileSeen:
 
     Attributes:
         decades: D of the chain with the largest |D|; None if it cannot be said.
-        time_decades: Decades the gradient loses through time, of the worst recurrent
-            layer; None without one.
+        time_decades: Decades the gradient loses through time (negative: gains), of the
+            worst recurrent layer; None without one.
         output_growth: Decades the forward signal grows along the trunk; None if not
             measured.
         finite: Whether loss, activations and gradients are finite.
