@@ -39,7 +39,7 @@ class History:
         self._early_grad_norms: list[float] = []
         # What was asked of past pulses and probes, which do not change any more.
         self._medians: dict[tuple[object, int], dict[int, float | None]] = {}
-        self._derived: dict[tuple[str, int], tuple[StepRecord, float | None]] = {}
+        self._derived: dict[int, dict[str, float | None]] = {}
         self.num_probes = 0
         self.num_pulses = 0
         self.num_skipped = 0
@@ -51,6 +51,8 @@ class History:
             self.first_probe = record
         self._note_loss(record.step, record.loss)
         self._note_lr(record.lr)
+        if len(self._probes) == self._probes.maxlen:
+            self._derived.pop(id(self._probes[0]), None)
         self._probes.append(record)
         self.num_probes += 1
         self.last_step = max(self.last_step, record.step)
@@ -203,12 +205,7 @@ class History:
         Returns:
             The number.
         """
-        key = (name, id(probe))
-        known = self._derived.get(key)
-        if known is not None and known[0] is probe:
-            return known[1]
-        if len(self._derived) >= 4 * (self._probes.maxlen or 1):
-            self._derived.clear()
-        result = compute(probe)
-        self._derived[key] = (probe, result)
-        return result
+        known = self._derived.setdefault(id(probe), {})
+        if name not in known:
+            known[name] = compute(probe)
+        return known[name]

@@ -1,12 +1,14 @@
 """A bounded memory: rings, first things kept, medians."""
 
 import math
+from statistics import median
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gradwatch.history import History
+from gradwatch.records import PulseRecord
 from gradwatch.testing import make_history, make_pulses, make_step
 
 
@@ -86,3 +88,35 @@ def test_skipped_steps_are_counted():
     """What the gradient scaler skipped."""
     history = make_history(pulses=make_pulses([None] * 3, skipped=True))
     assert history.num_skipped == 3
+
+
+def test_a_number_of_a_kept_probe_is_computed_once():
+    """And again for another probe, also after the ring has dropped the first ones."""
+    history = History(max_probes=3)
+    asked = []
+
+    def number(record):
+        asked.append(record.step)
+        return float(record.step)
+
+    for step in range(6):
+        history.add_probe(make_step(step))
+        for probe in history.probes:
+            assert history.derived(probe, "step", number) == probe.step
+    assert asked == list(range(6))
+    assert len(history._derived) == 3
+
+
+def test_medians_are_kept_by_the_pulse_they_belong_to():
+    """A window of a ring that has moved on is another one."""
+    history = History(max_pulses=8)
+    for step in range(20):
+        history.add_pulse(PulseRecord(step, grad_norm=float(step)))
+        last = history.num_kept_pulses - 1
+        expected = None if step < 5 else median(range(max(0, step - 7), step))
+        assert history.running_median(last, 7, norm_of) == expected
+
+
+def norm_of(pulse):
+    """Return what the medians are of."""
+    return pulse.grad_norm
