@@ -90,3 +90,64 @@ def test_the_rhythm_is_said_in_words():
     rhythm = Rhythm(Settings())
     assert "0, 1, 2, 5, 10, 20, 50, then every 100; pulses at every" in rhythm.text()
     assert Rhythm(Settings(pulse=False)).text().endswith("pulses off")
+
+
+def test_a_probe_waits_until_the_time_that_passed_pays_for_it():
+    """With 1 ms owed and 1 % granted, 0.1 s must pass first."""
+    rhythm = Rhythm(Settings())
+    rhythm.note_step(0.01)
+    rhythm.note_probe(50, 0.001)
+    rhythm.note_balance(spent=0.001, wall=0.05)
+    assert not rhythm.wants_probe(100)
+    rhythm.note_balance(spent=0.001, wall=0.21)
+    assert rhythm.wants_probe(100)
+
+
+def test_a_burst_is_on_credit_but_not_in_debt():
+    """Extra probes may overdraw the budget once; not while it is overdrawn."""
+    rhythm = Rhythm(Settings())
+    rhythm.note_probe(50, 0.001)
+    rhythm.note_balance(spent=0.0, wall=1.0)
+    rhythm.burst(60)
+    assert rhythm.wants_probe(61)
+    rhythm.note_balance(spent=0.02, wall=1.0)
+    rhythm.burst(160)
+    assert not rhythm.wants_probe(161)
+
+
+@pytest.mark.parametrize(("probe_s", "pulse_s"), [(0.5, 0.01), (0.01, 0.1), (2.0, 1.0)])
+def test_a_rest_ends_before_the_next_look(probe_s, pulse_s):
+    """No step that is wanted lies inside a rest."""
+    rhythm = Rhythm(Settings())
+    rhythm.note_step(0.1)
+    rhythm.note_probe(50, probe_s)
+    rhythm.note_pulse(pulse_s)
+    step, looks = 51, 0
+    while step < 10_000:
+        quiet = rhythm.rest(step)
+        for inside in range(step, step + quiet):
+            assert not rhythm.wants_probe(inside)
+            assert not rhythm.wants_pulse(inside)
+        step += quiet
+        if rhythm.wants_probe(step):
+            rhythm.note_probe(step, probe_s)
+            looks += 1
+        step += 1
+    assert looks >= 2
+
+
+def test_nothing_rests_where_the_user_set_the_rhythm():
+    """Nor while the opening is looked at step by step."""
+    assert Rhythm(Settings(every=1000)).rest(5000) == 0
+    assert Rhythm(Settings()).rest(49) == 0
+
+
+def test_idle_hooks_are_paid_for_by_the_pulses():
+    """What counting steps costs is taken from their half, down to a tenth of it."""
+    rhythm = Rhythm(Settings())
+    rhythm.note_step(0.1)
+    rhythm.note_pulse(0.001)
+    rhythm.note_idle(0.00025)
+    assert rhythm.pulse_every == 4
+    rhythm.note_idle(1.0)
+    assert rhythm.pulse_every == 20
