@@ -335,6 +335,7 @@ class ModelEditor:
             graft.before = nn.ModuleList([module, *(graft.before or ())])
         else:
             graft.after = nn.ModuleList([*(graft.after or ()), module])
+        graft.train(target.training)
 
     # -- shared -----------------------------------------------------------------------
 
