@@ -158,3 +158,41 @@ def test_a_recognised_loss_of_another_network_is_its_true_loss():
     with no_trace():
         loss, _ = CapturedLoss(capture.batches[-1]).forward(make_twin(other, "a test"))
     assert loss.item() == pytest.approx(loss_fn(other, data[0]).item(), rel=1e-4)
+
+
+def test_the_loss_scale_is_not_in_a_recognised_loss():
+    """A scaler multiplies the gradient; a trial trains on the user's loss."""
+    model, (x, y) = deep(2), deep_batches()[0]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    with gradwatch.watch(model, every=1, console=None) as watch:
+        for _ in range(2):
+            optimizer.zero_grad()
+            scaler.scale(loss_fn(model, (x, y))).backward()
+            scaler.step(optimizer)
+            scaler.update()
+    twin = make_twin(model, "a test")
+    with no_trace():
+        loss, how = CapturedLoss(watch._observer.capture.batches[-1]).forward(twin)
+    assert how == "cross-entropy recognised"
+    assert loss.item() == pytest.approx(loss_fn(model, (x, y)).item(), rel=1e-4)
+
+
+def test_a_model_that_returns_its_loss_is_replayed_with_it():
+    """Labels are among the inputs, so nothing need be recognised."""
+
+    class WithLoss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = deep(2)
+
+        def forward(self, x, labels=None):
+            return {"loss": nn.functional.cross_entropy(self.net(x), labels)}
+
+    model = WithLoss()
+    own, capture = train_and_capture(
+        model, lambda m, b: m(b[0], labels=b[1])["loss"], deep_batches()
+    )
+    again, how = replayed_gradients(model, capture)
+    assert how == "the model's own loss"
+    assert alike(own, again)
