@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from statistics import median
 
 from gradwatch.settings import Settings
 
@@ -10,6 +12,8 @@ from gradwatch.settings import Settings
 _PULSE_SHARE = 0.5
 #: Least part of that share that is left for pulses where idle hooks take it all.
 _LEAST_PULSES = 0.1
+#: Pulses whose median cost counts (chosen).
+_LAST_PULSES = 9
 
 
 class Rhythm:
@@ -29,6 +33,7 @@ class Rhythm:
         self._probe_s: float | None = None
         self._pulse_s: float | None = None
         self._step_s: float | None = None
+        self._pulses: deque[float] = deque(maxlen=_LAST_PULSES)
         self._idle_s = 0.0
         #: Seconds that the budget has granted since it rules, less those spent.
         self._credit: float | None = None
@@ -47,8 +52,12 @@ class Rhythm:
         self._idle_s = seconds
 
     def note_pulse(self, seconds: float) -> None:
-        """Learn what a pulse costs."""
-        self._pulse_s = _smooth(self._pulse_s, seconds)
+        """Learn what a pulse costs: the median of the last ones.
+
+        A pulse is so short that one interruption by another process is most of it.
+        """
+        self._pulses.append(seconds)
+        self._pulse_s = median(self._pulses)
 
     def note_probe(self, step: int, seconds: float) -> None:
         """Learn what a probe costs, its rules included."""

@@ -151,3 +151,12 @@ def test_idle_hooks_are_paid_for_by_the_pulses():
     assert rhythm.pulse_every == 4
     rhythm.note_idle(1.0)
     assert rhythm.pulse_every == 20
+
+
+def test_one_interruption_does_not_stretch_the_pulses():
+    """The cost of a pulse is a median."""
+    rhythm = Rhythm(Settings())
+    rhythm.note_step(0.1)
+    for cost in (0.001, 0.001, 1.0, 0.001):
+        rhythm.note_pulse(cost)
+    assert rhythm.pulse_every == 2
