@@ -311,6 +311,11 @@ class Watch(WatchTrials):
         return self._name or self._model_name
 
     @property
+    def findings(self) -> tuple[Finding, ...]:
+        """Findings that stand, worst first, as of the newest probe."""
+        return tuple(self._detector.standing)
+
+    @property
     def structure(self) -> Structure:
         """The network as gradwatch understood it."""
         return self._observer.structure
