@@ -45,7 +45,8 @@ class WeightFacts:
         fan_out: Outputs per unit.
         in_size: Input features or channels.
         out_size: Output features or channels.
-        std: Standard deviation of the weight now.
+        std: Standard deviation of the weight now; its root mean square at the first
+            probe if training has made it NaN or Inf.
         bias_mean: Mean of the bias; None without one.
         keeps_shape: Whether its output has the shape of its input.
         activation: Activation that follows; None if none.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
@@ -57,8 +58,9 @@ def read_anatomy(
         The anatomy.
     """
     modules = {clean_name(name): module for name, module in model.named_modules()}
+    began = _first_weights(history)
     weights = tuple(
-        _weight(info, modules[info.name])
+        _weight(info, modules[info.name], began)
         for info in structure.weight_layers()
         if info.name in modules
         if info.order >= 0 and not isinstance(modules[info.name], _RECURRENT)
@@ -113,7 +115,20 @@ def optimizer_facts(optimizer: Optimizer) -> OptimizerFacts:
 # -- weight layers -------------------------------------------------------------
 
 
-def _weight(info: LayerInfo, module: nn.Module) -> WeightFacts:
+def _first_weights(history: History) -> dict[str, float]:
+    """Return the root mean square of each layer's weight at the first probe."""
+    first = history.first_probe
+    parameters = () if first is None else first.parameters
+    return {
+        parameter.layer: parameter.weight_rms
+        for parameter in parameters
+        if parameter.ndim > 1 and parameter.weight_rms is not None
+    }
+
+
+def _weight(
+    info: LayerInfo, module: nn.Module, began: Mapping[str, float]
+) -> WeightFacts:
     weight, bias = _entries(module, "weight"), _entries(module, "bias")
     sizes = _sizes(module, info)
     return WeightFacts(
@@ -124,13 +139,21 @@ def _weight(info: LayerInfo, module: nn.Module) -> WeightFacts:
         fan_out=info.fan_out or 1,
         in_size=sizes[0],
         out_size=sizes[1],
-        std=0.0 if weight is None or weight.numel() < 2 else float(weight.std()),
+        std=_std(weight, began.get(info.name, 0.0)),
         bias_mean=None if bias is None else float(bias.mean()),
         keeps_shape=_keeps_shape(module, sizes),
         activation=info.activation,
         norm=info.norm,
         hidden=info.role is not Role.HEAD,
     )
+
+
+def _std(weight: Tensor | None, began: float) -> float:
+    """Return the deviation; as it began where training has made it NaN or Inf."""
+    if weight is None or weight.numel() < 2:
+        return 0.0
+    std = float(weight.std())
+    return std if math.isfinite(std) else began
 
 
 def _entries(module: nn.Module, name: str) -> Tensor | None:
