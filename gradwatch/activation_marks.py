@@ -211,11 +211,12 @@ def finish(calls: list[Call], branch: Tensor) -> Tensor:
     Returns:
         The output in its place.
     """
-    result = branch
+    result, added = branch, False
     for call in calls:
         call.done = True
         if not call.graft.met:
             call.graft.met = True
-        if call.graft.residual and result is branch:
+        if call.graft.residual and not added:
+            added = True
             result = call.graft.sum_up(call.shortcut(), branch)
     return result

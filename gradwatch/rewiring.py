@@ -233,6 +233,8 @@ class _Leave:
         first = output[0] if type(output) is tuple and output else output
         if not isinstance(first, Tensor):
             return None
+        if graft.after is None and not graft.residual and not graft.awaits:
+            return None
         result = first
         for inserted in graft.after or ():
             result = inserted(unmark(result))
@@ -249,9 +251,7 @@ class _Leave:
                 result = mark(result, calls)
             else:
                 result = graft.sum_up(raw, result)
-        if result is first:
-            return None
-        return (result, *output[1:]) if first is not output else result
+        return (result, *output[1:]) if type(output) is tuple else result
 
 
 class _AtRoot:
