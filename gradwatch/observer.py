@@ -257,8 +257,7 @@ class Observer:
         assert probe is not None
         roles = self.optimizers
         owned = roles.owned_or_free(optimizer) if clock else set(roles.owned(optimizer))
-        scaled = self._scale_tensor() is not None
-        zeros = scaled or probe.float16
+        zeros = self._scale_tensor() is not None or probe.float16
         probe.at_step.read_gradients(dict(self.watched.parameters), owned, zeros)
         names = {id(p): name for name, p in self.watched.parameters.items()}
         self.capture.note_optimizer(optimizer, names)
@@ -282,10 +281,9 @@ class Observer:
         if self.hooks.count_step():
             return
         if self._probe is not None:
-            self._probe.at_step.read_gradients(
-                dict(self.watched.parameters), None, False
-            )
-            self._probe.at_step.read_early_updates()
+            at_step = self._probe.at_step
+            at_step.read_gradients(dict(self.watched.parameters), None, False)
+            at_step.read_early_updates()
             self._probe.read_step()
             self.capture.complete(self._step, self._scale_tensor())
         self._manual = True
@@ -378,16 +376,13 @@ class Observer:
 
     def probe_now(self) -> StepRecord | None:
         """End a probe without an optimizer: for `check()`."""
-        self._probe_without_step()
+        if self._probe is not None:
+            parameters = dict(self.watched.parameters)
+            self._probe.at_step.read_gradients(parameters, None, False)
+            self._probe.read_step()
+            self._seal(None)
         self._deliver(True)
         return self.history.latest
-
-    def _probe_without_step(self) -> None:
-        if self._probe is None:
-            return
-        self._probe.at_step.read_gradients(dict(self.watched.parameters), None, False)
-        self._probe.read_step()
-        self._seal(None)
 
     def log_loss(self, loss: Any) -> None:
         """Note the loss of the current step; a tensor comes with the next transfer."""

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gradwatch.errors import SettingsError
-from gradwatch.settings_file import read_fields
+from gradwatch.settings_file import explain, read_fields
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Decades = Annotated[float, Field(gt=0.0, le=100.0)]
@@ -377,7 +377,7 @@ class Settings(BaseModel):
         try:
             return cls(**{str(key): value for key, value in fields.items()})
         except ValidationError as error:
-            raise SettingsError(_explain(error, origin)) from None
+            raise SettingsError(explain(error, origin, cls.model_fields)) from None
 
     @classmethod
     def load(cls, path: str | Path) -> Settings:
@@ -395,25 +395,3 @@ class Settings(BaseModel):
             SettingsError: If the file is missing, malformed or holds a wrong field.
         """  # noqa: DOC502 - raised by what it calls
         return cls.from_mapping(read_fields(Path(path)), origin=str(path))
-
-
-def _explain(error: ValidationError, origin: str) -> str:
-    """Say which field is wrong, its value and the range, one line each."""
-    lines = []
-    for item in error.errors():
-        name = ".".join(str(part) for part in item["loc"]) or "settings"
-        if item["type"] == "extra_forbidden":
-            lines.append(f"`{name}` is not a setting{_suggest(name)}")
-        else:
-            expected = item["msg"].removeprefix("Input should be ")
-            lines.append(f"`{name}` (={item['input']!r}) must be {expected}")
-    return f"{origin}: " + "; ".join(lines) + "."
-
-
-def _suggest(name: str) -> str:
-    from difflib import get_close_matches
-
-    close = get_close_matches(name, Settings.model_fields, n=1)
-    if close:
-        return f"; did you mean `{close[0]}`?"
-    return "; see `gradwatch.Settings` for the names"

@@ -1,11 +1,13 @@
-"""Settings from a TOML or YAML file, as a mapping of fields."""
+"""Settings from a TOML or YAML file, and what is wrong with them in words."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from gradwatch.errors import SettingsError
 
@@ -78,3 +80,34 @@ def _read_yaml(file: Path, text: str) -> Any:
     except yaml.YAMLError as error:
         raise SettingsError(f"`settings` file {file} is not YAML: {error}.") from None
     return {} if loaded is None else loaded
+
+
+def explain(error: ValidationError, origin: str, names: Iterable[str]) -> str:
+    """Say which field is wrong, its value and the range.
+
+    Args:
+        error: What pydantic found.
+        origin: Where the fields come from.
+        names: Names of the fields there are.
+
+    Returns:
+        One sentence a field.
+    """
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"]) or "settings"
+        if item["type"] == "extra_forbidden":
+            lines.append(f"`{name}` is not a setting{_suggest(name, names)}")
+        else:
+            expected = item["msg"].removeprefix("Input should be ")
+            lines.append(f"`{name}` (={item['input']!r}) must be {expected}")
+    return f"{origin}: " + "; ".join(lines) + "."
+
+
+def _suggest(name: str, names: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(names), n=1)
+    if close:
+        return f"; did you mean `{close[0]}`?"
+    return "; see `gradwatch.Settings` for the names"
