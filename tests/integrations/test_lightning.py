@@ -422,11 +422,12 @@ def test_wrong_arguments_are_named():
         callback(act="explode")
 
 
-def test_the_command_line_of_lightning_builds_it_from_yaml(tmp_path):
+def test_the_command_line_of_lightning_builds_it_from_yaml(tmp_path, monkeypatch):
     """The example of the guide, run."""
     pytest.importorskip("jsonargparse", reason="LightningCLI needs jsonargparse")
     from lightning.pytorch.cli import LightningCLI
 
+    monkeypatch.setattr("sys.argv", ["train.py"])
     config = tmp_path / "config.yaml"
     config.write_text(
         "trainer:\n"

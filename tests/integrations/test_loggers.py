@@ -1,0 +1,159 @@
+"""TensorBoard, Weights & Biases and MLflow with their real libraries, offline."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import gradwatch
+from gradwatch.integrations.loggers import RunLogger, told
+from gradwatch.integrations.scalars import NAMES, scalars
+
+
+def train(make_logger, steps=12):
+    """Train a sick net with a logger and return the watch."""
+    torch.manual_seed(0)
+    hidden = [m for _ in range(10) for m in (nn.Linear(16, 16), nn.Sigmoid())]
+    model = nn.Sequential(*hidden, nn.Linear(16, 4))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    x, y = torch.randn(32, 16), torch.randint(4, (32,))
+    with gradwatch.watch(model, console=None) as watch:
+        logger = make_logger(watch)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(x), y).backward()
+            optimizer.step()
+            logger.log()
+        logger.close()
+    return watch
+
+
+class Memory(RunLogger):
+    """Keeps what would be written."""
+
+    def __init__(self, watch):
+        super().__init__(watch)
+        self.scalars, self.texts, self.files = [], {}, []
+
+    def write_scalars(self, values, step):
+        self.scalars.append((step, dict(values)))
+
+    def write_text(self, name, text, step):
+        self.texts[name] = text
+
+    def write_files(self, files):
+        self.files += [json.loads(file.read_text()) for file in files]
+
+
+def test_only_what_a_probe_measured_anew_is_written():
+    """One row a probe, at its step; names that stay."""
+    kept = []
+
+    def make(watch):
+        kept.append(Memory(watch))
+        return kept[0]
+
+    watch = train(make)
+    steps = [step for step, _ in kept[0].scalars]
+    assert steps == sorted(set(steps))
+    assert len(steps) <= watch.history.num_probes
+    assert set(kept[0].scalars[-1][1]) <= set(NAMES)
+    assert kept[0].scalars[-1][1]["gradwatch/D_decades"] > 2.0
+
+
+def test_findings_and_the_report_are_kept_as_text():
+    """The code, the number and its limit; the report as a file too."""
+    kept = []
+
+    def make(watch):
+        kept.append(Memory(watch))
+        return kept[0]
+
+    train(make)
+    assert "GW101 vanishing-gradient" in kept[0].texts["gradwatch/GW101"]
+    assert "(limit 2)" in kept[0].texts["gradwatch/GW101"]
+    assert "VANISHING" in kept[0].texts["gradwatch/report"]
+    assert kept[0].files[0]["format"] == "gradwatch-report"
+
+
+def test_what_is_not_measured_is_left_out():
+    """No zero for what nobody saw."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with gradwatch.watch(model, console=None) as watch:
+        values = scalars(watch)
+    assert set(values) == {"gradwatch/alarms", "gradwatch/overhead"}
+
+
+def test_a_finding_is_told_with_its_evidence():
+    """Every number with its limit, unit and steps."""
+    finding = gradwatch.Finding(
+        code="GW101",
+        name="vanishing-gradient",
+        health=gradwatch.Health.VANISHING,
+        severity=gradwatch.Severity.CRITICAL,
+        confidence=gradwatch.Confidence.HIGH,
+        layers=("a",),
+        message="It fades.",
+        help="Look at a.",
+        evidence=(gradwatch.Evidence("D", 6.1234567, 2.0, "decades", (0, 9)),),
+    )
+    text = told(finding)
+    assert "- D = 6.123 decades (limit 2), steps 0 to 9" in text
+    assert "It fades." in text
+
+
+def test_tensorboard_reads_back_what_was_written(tmp_path):
+    """The real writer, the real reader."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    from gradwatch.integrations.tensorboard import TensorBoardLogger
+
+    writer = SummaryWriter(tmp_path)
+    train(lambda watch: TensorBoardLogger(watch, writer))
+    writer.close()
+    events = EventAccumulator(str(tmp_path)).Reload()
+    values = [event.value for event in events.Scalars("gradwatch/D_decades")]
+    assert values
+    assert values[-1] > 2.0
+    assert any("GW101" in tag for tag in events.Tags()["tensors"])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_wandb_keeps_the_run_offline(tmp_path, monkeypatch):
+    """Summary, history and artifact of a real offline run."""
+    wandb = pytest.importorskip("wandb")
+    from gradwatch.integrations.wandb import WandbLogger
+
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    run = wandb.init(project="x", mode="offline", dir=str(tmp_path))
+    train(lambda watch: WandbLogger(watch, run))
+    summary = dict(run.summary)
+    run.finish()
+    assert summary["gradwatch/D_decades"] > 2.0
+    assert "GW101" in summary["gradwatch/GW101"]
+    assert list(tmp_path.rglob("*.wandb"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_mlflow_keeps_metrics_and_artifacts(tmp_path, monkeypatch):
+    """A local store of files, read back by MLflow itself."""
+    mlflow = pytest.importorskip("mlflow")
+    from gradwatch.integrations.mlflow import MLflowLogger
+
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = mlflow.MlflowClient(tracking_uri=tmp_path.as_uri())
+    experiment = client.create_experiment("x")
+    run = client.create_run(experiment)
+    train(lambda watch: MLflowLogger(watch, client, run.info.run_id))
+    history = client.get_metric_history(run.info.run_id, "gradwatch/D_decades")
+    assert history[-1].value > 2.0
+    names = {item.path for item in client.list_artifacts(run.info.run_id, "gradwatch")}
+    assert "gradwatch/gradwatch-report.json" in names
