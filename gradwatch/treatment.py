@@ -16,7 +16,16 @@ from gradwatch import rewiring
 from gradwatch.activation_marks import function_names
 from gradwatch.anatomy import ActivationSite
 from gradwatch.errors import TreatmentError
-from gradwatch.layers import clean_name, own_parameters
+from gradwatch.fitting import (
+    fit,
+    follow_freeze,
+    forget_fast_path,
+    learns,
+    reference_of,
+    set_inplace,
+    title,
+)
+from gradwatch.layers import clean_name
 from gradwatch.model_copy import copy_of
 from gradwatch.recommendations import Change, Treatment
 from gradwatch.weight_filling import fill_weight, spread
@@ -109,9 +118,9 @@ class ModelEditor:
             module: The new one.
         """
         old = self.module(name)
-        self._fit(module, old)
+        fit(module, old, self.model)
         self._put(old, module)
-        self._book(name, "module", _title(old), _title(module))
+        self._book(name, "module", title(old), title(module))
 
     def _put(self, old: nn.Module, new: nn.Module) -> None:
         if old is self.model:
@@ -119,7 +128,7 @@ class ModelEditor:
             return
         for parent, key in self._places(old):
             parent._modules[key] = new
-            _forget_fast_path(parent, key)
+            forget_fast_path(parent, key)
 
     def set_attribute(self, name: str, attribute: str, value: object) -> None:
         """Set a plain attribute of a module, such as `norm_first`.
@@ -178,19 +187,19 @@ class ModelEditor:
         """
         layer = self.module(site.layer)
         new = to()
-        self._fit(new, layer)
+        fit(new, layer, self.model)
         if site.module is None:
             before = self._swap_function(site, layer, new)
         else:
             old = self.module(site.module)
-            before = _title(old)
+            before = title(old)
             if getattr(old, "inplace", False):
-                _set_inplace(new, to=True)
+                set_inplace(new, to=True)
             if site.shared_with:
                 self._swap_partly(site, old, new)
             else:
                 self._put(old, new)
-        self._book(site.layer, "activation", before, _title(new))
+        self._book(site.layer, "activation", before, title(new))
 
     def _swap_function(
         self, site: ActivationSite, layer: nn.Module, new: nn.Module
@@ -200,12 +209,12 @@ class ModelEditor:
         if isinstance(parent, _TRANSFORMER_LAYERS) and child == "linear1":
             # Torch keeps the function as an attribute, which may hold a module too.
             parent.activation = new
-            _forget_fast_path(parent, "activation")
+            forget_fast_path(parent, "activation")
             return f"{site.activation}()"
         graft = self._graft(site.layer, layer)
         before = f"{site.activation}()"
         if graft.activation is not None:
-            before = _title(graft.activation)
+            before = title(graft.activation)
         self._await(graft, site)
         graft.activation = new
         return before
@@ -254,7 +263,7 @@ class ModelEditor:
             site: The activation that follows; not needed.
         """
         self._insert(layer, norm, before=False)
-        self._book(layer, "norm", "none", _title(norm))
+        self._book(layer, "norm", "none", title(norm))
 
     def add_residual(
         self,
@@ -288,20 +297,19 @@ class ModelEditor:
         graft.residual = True
         graft.scale = scale
         if learned:
-            like = self._reference(module)
+            like = reference_of(module, self.model)
             start = torch.tensor(scale, dtype=like.dtype, device=like.device)
-            graft.scale = nn.Parameter(start, requires_grad=_learns(module))
+            graft.scale = nn.Parameter(start, requires_grad=learns(module))
         if pre_norm is not None:
-            self._fit(pre_norm, module)
-            _follow_freeze(pre_norm, module)
+            fit(pre_norm, module, self.model)
+            follow_freeze(pre_norm, module)
             graft.pre_norm = pre_norm
-        inner = f"{layer}(norm(x))" if pre_norm is not None else f"{layer}(x)"
-        body = inner
+        body = "layer(norm(x))" if pre_norm is not None else "layer(x)"
         if site is not None:
             self._await(graft, site)
-            body = f"{site.activation}({inner})"
-            if graft.activation is not None:
-                body = f"{_title(graft.activation)}({inner})"
+            swapped = graft.activation
+            kind = site.activation if swapped is None else type(swapped).__name__
+            body = f"{kind}({body})"
         factor = f"a (learned, from {scale:.3g})" if learned else f"{scale:.3g}"
         self._book(layer, "shortcut", "none", f"x + {factor} * {body}")
 
@@ -313,7 +321,7 @@ class ModelEditor:
             module: Reads the layer's first input; fitted to its device and dtype.
         """
         self._insert(layer, module, before=True)
-        self._book(layer, "input", "as it is", _title(module))
+        self._book(layer, "input", "as it is", title(module))
 
     def insert_after(self, layer: str, module: nn.Module) -> None:
         """Pass the layer's output through a module.
@@ -323,13 +331,13 @@ class ModelEditor:
             module: Reads the layer's output (of a tuple the first part).
         """
         self._insert(layer, module, before=False)
-        self._book(layer, "output", "as it is", _title(module))
+        self._book(layer, "output", "as it is", title(module))
 
     def _insert(self, layer: str, module: nn.Module, *, before: bool) -> None:
         target = self.module(layer)
         graft = self._graft(layer, target)
-        self._fit(module, target)
-        _follow_freeze(module, target)
+        fit(module, target, self.model)
+        follow_freeze(module, target)
         if before:
             # What is put in last is nearest to the user's tensor.
             graft.before = nn.ModuleList([module, *(graft.before or ())])
@@ -370,55 +378,10 @@ class ModelEditor:
                 socket = rewiring.Socket(site.module, module)
                 for parent, key in places:
                     parent._modules[key] = socket
-                    _forget_fast_path(parent, key)
+                    forget_fast_path(parent, key)
             graft.awaited_module = socket.name
-            graft.old = _title(module)
+            graft.old = title(module)
         rewiring.guard_root(self.model)
-
-    def _reference(self, module: nn.Module) -> Tensor:
-        """Return a tensor with the device and dtype of a layer."""
-        for owner in (module, self.model):
-            tensors = [t for _, t in own_parameters(owner)]
-            tensors += [*owner.parameters(), *owner.buffers()]
-            for tensor in tensors:
-                if tensor.is_floating_point():
-                    return tensor
-        return torch.empty(0)
-
-    def _fit(self, new: nn.Module, beside: nn.Module) -> None:
-        like = self._reference(beside)
-        new.to(device=like.device, dtype=like.dtype)
-        new.train(beside.training)
 
     def _book(self, layer: str, what: str, before: str, after: str) -> None:
         self.changes.append(Change(layer, what, before, after))
-
-
-def _forget_fast_path(parent: nn.Module, key: str) -> None:
-    """Keep torch's fused inference path from computing the old activation."""
-    if key == "activation" and hasattr(parent, "activation_relu_or_gelu"):
-        vars(parent)["activation_relu_or_gelu"] = 0
-
-
-def _learns(module: nn.Module) -> bool:
-    """Whether a layer is trained: what is added to a frozen one is frozen too."""
-    flags = [parameter.requires_grad for _, parameter in own_parameters(module)]
-    flags = flags or [parameter.requires_grad for parameter in module.parameters()]
-    return any(flags) or not flags
-
-
-def _follow_freeze(new: nn.Module, beside: nn.Module) -> None:
-    if not _learns(beside):
-        new.requires_grad_(requires_grad=False)
-
-
-def _set_inplace(activation: nn.Module, *, to: bool) -> None:
-    if "inplace" in vars(activation):
-        vars(activation)["inplace"] = to
-
-
-def _title(module: nn.Module) -> str:
-    """Return a module for a reader: `LayerNorm(64)` in one line, without children."""
-    text = type(module).__name__
-    inside = module.extra_repr()
-    return f"{text}({inside})" if inside and len(inside) <= 60 else text

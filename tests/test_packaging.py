@@ -44,7 +44,7 @@ ORDER = (
     ("anatomy", "recommendations"),
     ("activation_sites", "anatomy_reading"),
     ("situations",),
-    ("activation_marks", "model_copy", "rewiring", "weight_filling"),
+    ("activation_marks", "fitting", "model_copy", "rewiring", "weight_filling"),
     ("treatment", "training_edits"),
     ("remedies",),
     ("remedy_ranking",),
