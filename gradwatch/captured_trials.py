@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import median
 from typing import Any
 
 import torch
@@ -29,16 +27,10 @@ from gradwatch.twin import (
     make_twin,
     no_trace,
 )
+from gradwatch.verdicts import place_after_trial
 
 #: Recommendations tried when none is named.
 BEST = 3
-_RANK = {
-    Verdict.HELPED: 0,
-    None: 1,
-    Verdict.NO_CHANGE: 2,
-    Verdict.HURT: 3,
-    Verdict.FAILED: 4,
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,16 +218,7 @@ def ranked(recommendations: Iterable[Recommendation]) -> tuple[Recommendation, .
     What helped comes first, the one with the lowest loss at the end before the others;
     then what was not tried; then what changed nothing, hurt, or could not run.
     """
-    return tuple(sorted(recommendations, key=_place))  # stable
-
-
-def _place(item: Recommendation) -> tuple[int, bool, float]:
-    result = item.trial
-    if result is None:
-        return _RANK[None], False, 0.0
-    losses = [loss for loss in result.losses_after if math.isfinite(loss)]
-    end = median(losses[-max(1, len(losses) // 5) :]) if losses else math.inf
-    return _RANK[result.verdict], result.how != "training", end
+    return tuple(sorted(recommendations, key=place_after_trial))  # stable
 
 
 def title_of(treatment: Sequence[Recommendation]) -> str:

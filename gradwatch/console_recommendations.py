@@ -26,7 +26,7 @@ from gradwatch.recommendations import (
     Verdict,
 )
 from gradwatch.report import Report
-from gradwatch.report_words import by_trial, count
+from gradwatch.report_words import by_trial, count, tried_in_vain
 
 #: What a risk means, for a reader.
 RISK_WORDS = {
@@ -60,19 +60,22 @@ class Plan:
         rejected: Rejections, by place of the finding.
         left_over: Recommendations that answer no finding that stands.
         num_unsaid: Rejections for which there is no room.
+        next_one: The recommendation that comes next; None without any.
     """
 
     answers: dict[int, list[int]]
     rejected: dict[int, list[Rejection]]
     left_over: list[int]
     num_unsaid: int
+    next_one: int | None
 
 
 def plan(report: Report) -> Plan:
     """Put each recommendation and rejection under the first finding that it answers."""
     answers: dict[int, list[int]] = {}
     left_over: list[int] = []
-    for place in by_trial(report.recommendations):
+    order = by_trial(report.recommendations)
+    for place in order:
         at = _finding(report, report.recommendations[place].answers)
         (left_over if at is None else answers.setdefault(at, [])).append(place)
     found = [(r, _finding(report, r.answers)) for r in report.rejections]
@@ -85,7 +88,9 @@ def plan(report: Report) -> Plan:
     rejected: dict[int, list[Rejection]] = {}
     for at, rejection in kept:
         rejected.setdefault(at, []).append(rejection)
-    return Plan(answers, rejected, left_over, len(found) - len(kept))
+    return Plan(
+        answers, rejected, left_over, len(found) - len(kept), next(iter(order), None)
+    )
 
 
 def _finding(report: Report, codes: tuple[str, ...]) -> int | None:
@@ -108,10 +113,11 @@ def recommendation_cards(
         Cards, then lines.
     """
     own = planned.answers.get(place, [])
-    main = min(planned.answers, default=place) == place
+    # The one that the next step names is shown in full.
+    main = bool(own) and own[0] == planned.next_one
     shown = _choice(report, own)
     for rank, index in enumerate(shown):
-        if main and not rank and not _in_vain(report.recommendations[index]):
+        if main and not rank and not tried_in_vain(report.recommendations[index]):
             yield from _full(report, index, width)
             if shown[1:]:
                 yield Text()
@@ -229,16 +235,13 @@ def _line(report: Report, index: int, rank: int) -> RenderableType:
 
 def _title(recommendation: Recommendation, index: int, rank: int) -> tuple[Text, Text]:
     word = "or" if rank else "try"
-    if recommendation.trial is not None:
-        word = "not" if _in_vain(recommendation) else "use"
+    trial = recommendation.trial
+    if tried_in_vain(recommendation):
+        word = "not"
+    elif trial is not None and trial.verdict is Verdict.HELPED:
+        word = "use"
     label = Text(f"{word} [{index}]", style="bold")
     return label, Text(inert(recommendation.title), style="bold")
-
-
-def _in_vain(recommendation: Recommendation) -> bool:
-    """Whether it was tried and did not help."""
-    trial = recommendation.trial
-    return trial is not None and trial.verdict is not Verdict.HELPED
 
 
 def _rows() -> Table:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from statistics import median
 
 from rich.text import Text
 
@@ -12,7 +14,7 @@ from gradwatch.report_words import count
 
 VERDICT_WORDS = {
     Verdict.HELPED: "HELPED",
-    Verdict.NO_CHANGE: "did not help",
+    Verdict.NO_CHANGE: "no change",
     Verdict.HURT: "HURT",
     Verdict.FAILED: "could not be tried",
 }
@@ -22,8 +24,11 @@ VERDICT_STYLES = {
     Verdict.HURT: "bold red",
     Verdict.FAILED: "yellow",
 }
-#: Share of the steps at the end over which a loss is averaged: one batch's is noise.
-_END_SHARE = 0.1
+#: Share of the steps at the end whose median is shown, as in `verdicts.py`.
+_END_SHARE = 0.2
+#: Steps from which a training says anything, and share of a loss that is no gain: below
+#: these a verdict needs its reason (those of `verdicts.py`).
+_FEWEST, _NEAR = 10, 0.05
 #: What each finding is about: field of a profile, its name, how its value reads.
 _ABOUT = {
     "GW101": ("decades",),
@@ -40,6 +45,8 @@ _ABOUT = {
 def trial_text(trial: TrialResult, codes: tuple[str, ...] = ()) -> Text:
     """Return what a trial measured, such as `D 6.2 → 0.3 decades: HELPED`.
 
+    What did not help keeps its reason: one batch may not be able to show it.
+
     Args:
         trial: The result.
         codes: Findings that the remedy answers: they say which numbers matter.
@@ -47,11 +54,30 @@ def trial_text(trial: TrialResult, codes: tuple[str, ...] = ()) -> Text:
     Returns:
         Untreated and treated, and the verdict in words.
     """
-    verdict = (VERDICT_WORDS[trial.verdict], VERDICT_STYLES[trial.verdict])
-    numbers = list(_profiles(trial, codes)) + list(_losses(trial))
-    if trial.verdict is Verdict.FAILED or not numbers:
-        return Text.assemble(verdict, f": {inert(trial.reason)}")
-    return Text.assemble(f"{'; '.join(numbers)}: ", verdict)
+    word = VERDICT_WORDS[trial.verdict]
+    trained = trial.how == "training"
+    if trial.verdict is Verdict.NO_CHANGE and trained:
+        word = "did not help"
+    verdict = (word, VERDICT_STYLES[trial.verdict])
+    numbers = [*_profiles(trial, codes), *_losses(trial)]
+    if numbers and _is_plain(trial):
+        return Text.assemble(f"{'; '.join(numbers)}: ", verdict)
+    # The reason of a replay holds its numbers, that of a training the losses.
+    seen = "; ".join(_profiles(trial, codes)) if trained else ""
+    return Text.assemble(
+        seen, "; " if seen else "", verdict, f": {inert(trial.reason)}"
+    )
+
+
+def _is_plain(trial: TrialResult) -> bool:
+    """Whether the numbers alone show why the verdict is what it is."""
+    if trial.verdict is Verdict.HELPED:
+        return True
+    curves = (trial.losses_before, trial.losses_after)
+    if trial.verdict is Verdict.FAILED or min(map(len, curves)) < _FEWEST:
+        return False
+    old, new = map(_end, curves)
+    return math.isfinite(old) and math.isfinite(new) and new >= (1 - _NEAR) * old
 
 
 def _profiles(trial: TrialResult, codes: tuple[str, ...]) -> Iterator[str]:
@@ -98,8 +124,10 @@ def _losses(trial: TrialResult) -> Iterator[str]:
 
 
 def _end(losses: tuple[float, ...]) -> float:
+    if not math.isfinite(losses[-1]):
+        return losses[-1]
     last = losses[-max(1, round(_END_SHARE * len(losses))) :]
-    return sum(last) / len(last)
+    return median(last)
 
 
 def _loss(loss: float | None) -> str:

@@ -11,19 +11,12 @@ from gradwatch.recommendations import Recommendation, Verdict
 from gradwatch.report import Report
 from gradwatch.rules.wording import named
 from gradwatch.settings import Settings
+from gradwatch.verdicts import place_after_trial
 
 _NUMBER = re.compile(r"\d+")
 _SPELLED_OUT = 3
 #: Steps over those up to the newest probe from which it counts as old (chosen).
 _OLD = 2
-#: Which recommendation comes first, by what its trial said; None: not tried.
-_AFTER_TRIAL = (
-    Verdict.HELPED,
-    None,
-    Verdict.NO_CHANGE,
-    Verdict.FAILED,
-    Verdict.HURT,
-)
 
 
 def sentence(report: Report, settings: Settings) -> str:
@@ -118,8 +111,16 @@ def next_step(report: Report, settings: Settings) -> str:
 
 def by_trial(recommendations: Sequence[Recommendation]) -> list[int]:
     """Return the places of recommendations: what helped, the untried, the rest."""
-    tried = [r.trial.verdict if r.trial else None for r in recommendations]
-    return sorted(range(len(tried)), key=lambda place: _AFTER_TRIAL.index(tried[place]))
+    keys = list(map(place_after_trial, recommendations))
+    return sorted(range(len(keys)), key=keys.__getitem__)  # stable
+
+
+def tried_in_vain(recommendation: Recommendation) -> bool:
+    """Whether it was tried and did not help; a replay alone may not be able to say."""
+    trial = recommendation.trial
+    if trial is None or trial.verdict is Verdict.HELPED:
+        return False
+    return trial.verdict is not Verdict.NO_CHANGE or trial.how == "training"
 
 
 def _treatment(report: Report) -> str:
@@ -128,15 +129,18 @@ def _treatment(report: Report) -> str:
     explain = f"`gradwatch explain {first.code}` says more."
     place = by_trial(report.recommendations)[0]
     chosen = report.recommendations[place]
-    verdict = chosen.trial.verdict if chosen.trial else None
-    if verdict not in {Verdict.HELPED, None}:
+    if tried_in_vain(chosen):
         many = len(report.recommendations)
         what = "The remedy was" if many == 1 else f"All {many} remedies were"
         return f"{what} tried; none helped. {first.help} {explain}"
-    helped = " (it helped in its trial)" if verdict is Verdict.HELPED else ""
+    trial = chosen.trial
+    well = trial is not None and trial.verdict is Verdict.HELPED
+    helped = " (it helped in its trial)" if well else ""
     if not chosen.can_apply:
         where = f" at {chosen.where}" if chosen.where else ""
         return f"{chosen.title}{helped}; you change this{where}. {explain}"
+    if not chosen.layers:  # of the training, not of the model
+        return f"{chosen.title}{helped}: the lines stand above. {explain}"
     how = f"`gradwatch.treat(model, report.recommendations[{place}])`"
     return f"{chosen.title}{helped}: {how} returns a copy so treated."
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gradwatch.recommendations import ProfileSeen, Verdict
+from gradwatch.recommendations import ProfileSeen, Recommendation, Verdict
 from gradwatch.settings import Settings
 
 #: Decades below which two replays do not differ: a replay with a captured or random
@@ -31,6 +31,13 @@ _ERRORS = 3.0
 #: Median absolute deviation to standard deviation, and from there to the standard
 #: error of a median, for normal noise.
 _MAD, _OF_MEDIAN = 1.4826, 1.2533
+_RANK = {
+    Verdict.HELPED: 0,
+    None: 1,
+    Verdict.NO_CHANGE: 2,
+    Verdict.HURT: 3,
+    Verdict.FAILED: 4,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -269,3 +276,13 @@ def _error(values: Sequence[float]) -> float:
     middle = median(tail)
     spread = _MAD * median(abs(value - middle) for value in tail)
     return _ERRORS * _OF_MEDIAN * spread / math.sqrt(len(tail))
+
+
+def place_after_trial(item: Recommendation) -> tuple[int, bool, float]:
+    """Return what recommendations are sorted by: the verdict, then the end loss."""
+    result = item.trial
+    if result is None:
+        return _RANK[None], False, 0.0
+    losses = [loss for loss in result.losses_after if math.isfinite(loss)]
+    end = median(losses[-max(1, len(losses) // 5) :]) if losses else math.inf
+    return _RANK[result.verdict], result.how != "training", end

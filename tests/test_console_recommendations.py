@@ -43,6 +43,7 @@ from tests.sample_recommendations import (
     RESIDUAL,
     SAMPLES,
     SWAP,
+    UNSHOWN,
     crowded,
     fading,
     recommended,
@@ -137,12 +138,23 @@ def test_a_trial_stands_beside_its_recommendation():
     """Helped, no change, hurt and failed: each in its own words, with the numbers."""
     text = words(report_text(tried()))
     assert "trial D 6.2 → 0.3 decades; loss after 100 steps 2.30 → 0.41: HELPED" in text
-    assert "std 0.45 D 6.2 → 5.9 decades: did not help" in text
-    assert "scaled 0.35 D 6.2 → -7.1 decades: HURT" in text
+    numbers = "D 6.2 → 5.9 decades; loss after 100 steps 2.31 → 2.30"
+    assert f"std 0.45 {numbers}: did not help" in text
+    assert f"scaled 0.35 HURT: {HURT.reason}" in text
     assert re.findall(r"(\w+) \[\d\]", text)[:3] == ["use", "not", "not"]
     report = sick((fading(),), (replace(SWAP, trial=FAILED),))
     assert "model.acts" not in report_text(report)
     assert f"could not be tried: {FAILED.reason}" in words(report_text(report))
+
+
+def test_what_a_replay_cannot_show_is_not_held_against_a_remedy():
+    """A learning rate changes nothing of one batch: it stays a thing to try."""
+    rate = replace(RATE, answers=("GW101",), trial=UNSHOWN)
+    report = sick((fading(),), (rate,))
+    text = words(report_text(report))
+    assert f"try [0] {RATE.title} trial no change: {UNSHOWN.reason}" in text
+    assert "did not help" not in text
+    assert report.next_step.startswith(f"{RATE.title}: the lines stand above.")
 
 
 @pytest.mark.parametrize(
@@ -189,17 +201,24 @@ def test_a_trial_shows_the_number_the_finding_is_about(code, before, after, says
 def test_a_trial_without_numbers_gives_its_reason():
     """Nothing is invented where nothing was measured."""
     result = TrialResult(Verdict.NO_CHANGE, "too short to say")
-    assert trial_text(result).plain == "did not help: too short to say"
+    assert trial_text(result).plain == "no change: too short to say"
 
 
-def test_the_loss_of_a_trial_is_a_mean_over_its_end():
-    """One batch is noise: the last tenth of the steps is averaged."""
-    result = replace(
-        HELPED, losses_before=(9.0,) * 18 + (1, 3), losses_after=(9.0,) * 19 + (1,)
-    )
-    assert "loss after 100 steps 2.00 → 5.00" in trial_text(result).plain
-    diverged = replace(HELPED, losses_after=(1.0, math.nan))
-    assert "2.30 → NaN" in trial_text(diverged).plain
+def test_a_verdict_that_its_numbers_do_not_show_keeps_its_reason():
+    """A lower loss that stays flat, or a training too short to say."""
+    flat = replace(NO_CHANGE, losses_after=(1.0,) * 100, reason="it does not fall")
+    assert trial_text(flat).plain.endswith("decades; did not help: it does not fall")
+    short = replace(NO_CHANGE, losses_after=(1.0,) * 5, reason="too short")
+    assert trial_text(short).plain.endswith("did not help: too short")
+
+
+def test_the_loss_of_a_trial_is_the_median_of_its_end():
+    """One batch is noise: the last fifth of the steps counts, as in the verdict."""
+    ends = {"losses_before": (9.0,) * 8 + (1, 3), "losses_after": (9.0,) * 9 + (1.0,)}
+    text = trial_text(replace(HELPED, **ends)).plain
+    assert "loss after 100 steps 2.00 → 5.00" in text
+    diverged = replace(HELPED, losses_before=(1.0,) * 30 + (math.nan,))
+    assert "NaN → 0.41" in trial_text(diverged).plain
 
 
 def test_advice_names_the_place_that_the_user_must_change():
