@@ -12,7 +12,6 @@ from torch import nn
 from gradwatch.anatomy import RecurrentFacts
 from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
-from gradwatch.remedies import gated_words
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.gated_modules import (
     clear_gate_bias,
@@ -21,6 +20,7 @@ from gradwatch.remedies.gated_modules import (
     is_lstm,
     set_gate_bias,
 )
+from gradwatch.remedies.gated_words import BIAS, caution, code, merit, record
 from gradwatch.remedies.recurrences import (
     ADAM_RATE,
     ADAM_WHY,
@@ -125,7 +125,7 @@ class GatedCell(Remedy):
             title = f"Exchange {some([f.layer for f in layers])} for {kind}"
             why = (
                 f"A plain recurrent layer overwrites its state at every step, and "
-                f"{what_happens(case, layers)}. {gated_words.merit(kind, bias, steps)}"
+                f"{what_happens(case, layers)}. {merit(kind, bias, steps)}"
             )
             yield from self._variants(case, layers, kind, bias, steps, title, why)
         if cells:
@@ -150,7 +150,7 @@ class GatedCell(Remedy):
             )
             return
         lowest = min(f.gate_bias for f in biased if f.gate_bias is not None)
-        wanted = gated_words.BIAS if steps is None else math.log(max(steps, 3)) - 1.0
+        wanted = BIAS if steps is None else math.log(max(steps, 3)) - 1.0
         if lowest >= wanted - _NEAR:
             yield self.reject(
                 case,
@@ -168,7 +168,7 @@ class GatedCell(Remedy):
             why = (
                 f"The mean {gate} bias is {lowest:.1f}, so a step keeps about "
                 f"{kept:.0%} of the state, and {what_happens(case, biased)}. "
-                f"{gated_words.merit(kind, bias, steps)}"
+                f"{merit(kind, bias, steps)}"
             )
             yield from self._variants(case, biased, kind, bias, steps, title, why)
 
@@ -210,7 +210,7 @@ class GatedCell(Remedy):
             title += f", gate bias {bias}"
         if not exchanged:
             title = title.replace(", gate bias", " to", 1)
-        code = gated_words.code(layers, kind, bias, steps)
+        code = code(layers, kind, bias, steps)
         if adam:
             options |= {"optimizer": "Adam", "lr": ADAM_RATE}
             title += ", and train with Adam"
@@ -225,9 +225,9 @@ class GatedCell(Remedy):
             layers=[facts.layer for facts in layers],
             risk=Risk.RESHAPES if exchanged else Risk.REINITIALISES,
             options=options,
-            caution=gated_words.caution(layers, kind) if exchanged else "",
+            caution=caution(layers, kind) if exchanged else "",
             source=_CHRONO_SOURCE if bias == "chrono" else _BIAS_SOURCE,
-            record=gated_words.record(kind, bias, case.code, exchanged=exchanged),
+            record=record(kind, bias, case.code, exchanged=exchanged),
         )
 
     def _cell_by_hand(
