@@ -11,9 +11,16 @@ from gradwatch.anatomy import WeightFacts
 from gradwatch.recommendations import Recommendation, Rejection, Risk
 from gradwatch.remedies.activations import title_of
 from gradwatch.remedies.base import Case, Remedy
+from gradwatch.remedies.blocks import bare_branches, depth_of
 from gradwatch.remedies.measured import record
 from gradwatch.remedies.norm_layers import dims_of, norm_after, norm_code, sizes_of
-from gradwatch.remedies.scope import DEPTH_CODES, hidden_weights, sums, swappable_sites
+from gradwatch.remedies.scope import (
+    DEPTH_CODES,
+    head_weights,
+    hidden_weights,
+    sums,
+    swappable_sites,
+)
 from gradwatch.remedies.snippets import each, names
 from gradwatch.rules.wording import plural, some
 from gradwatch.situations import DEEP_BATCH_NORM, EXP_LIKE, SIGMOID_LIKE
@@ -23,6 +30,11 @@ from gradwatch.treatment import ModelEditor
 #: Samples below which the statistics of a batch are mostly noise (Wu & He 2018, Group
 #: normalization, figure 1: the error of batch norm rises from 8 samples down).
 _MIN_BATCH = 8
+#: Residual sums from which a residual stream can explode by their number.
+_MIN_SUMS = 3
+#: Layers without an activation for each one with, from which attention is likely: a
+#: transformer's block has 5 (a residual block of convolutions 1). Chosen.
+_LINEAR_SHARE = 3
 _ANSWERED = DEPTH_CODES | {"GW103", "GW104"}
 _SOURCES = {
     "batch": "Ioffe & Szegedy (2015), Batch normalization, arXiv:1502.03167",
@@ -51,7 +63,8 @@ class AddNormalisation(Remedy):
     What apply does:
         Puts BatchNorm, LayerNorm or GroupNorm of the right size after each hidden layer
         and before its activation; weights stay. `norm=pre-norm` sets `norm_first` and
-        adds the final norm that such an encoder needs.
+        adds the final norm that such an encoder needs; on residual branches without any
+        norm it puts one in front of each layer.
 
     Record:
         Of 30 vanishing networks batch norm repaired 28, layer norm 21 (5 of 12 logistic
@@ -83,6 +96,12 @@ class AddNormalisation(Remedy):
             return
         if case.anatomy.norm_first and case.code in DEPTH_CODES:
             yield self._pre_norm(case)
+        bare = bare_branches(case.structure, case.anatomy)
+        if bare:
+            heads = [f for f in head_weights(case.anatomy) if f.kind == "Linear"]
+            bare += heads
+        if len(sums(case.structure)) >= _MIN_SUMS and bare:
+            yield self._on_branches(case, bare)
         layers = _without_norm(case)
         if layers and all(facts.std == 0.0 for facts in layers):
             yield self.reject(case, "The weights are all zero: nothing to normalise.")
@@ -162,9 +181,33 @@ class AddNormalisation(Remedy):
             record="trained 2 of 3 transformers whose learning rate was too high",
         )
 
+    def _on_branches(self, case: Case, layers: Sequence[WeightFacts]) -> Recommendation:
+        count = len(sums(case.structure))
+        return self.recommend(
+            case,
+            f"Normalise what {plural(len(layers), 'layer')} on residual branches read",
+            f"No norm stands on the branches of {count} residual sums: each adds as "
+            "much as the stream has grown to. Behind a norm a branch adds the same "
+            "amount, however large the stream is.",
+            _input_code(layers),
+            layers=[facts.layer for facts in layers],
+            options={"norm": "pre-norm", "place": "branches"},
+            caution="The optimizer must own the new parameters: make it after the "
+            "change. Names in the state dict change.",
+            source="Xiong et al. (2020), arXiv:2002.04745; Wang et al. (2022), "
+            "Foundation transformers (sub-LN), arXiv:2210.06423",
+            record="not counted by itself in our bench",
+        )
+
     def apply(self, editor: ModelEditor, recommendation: Recommendation) -> None:
         """Add the norms, or move them to the front of the branches."""
         kind = str(recommendation.options["norm"])
+        if recommendation.options.get("place") == "branches":
+            for layer in recommendation.layers:
+                module = editor.module(layer)
+                norm = norm_after("layer", dims_of(module), sizes_of(module)[0])
+                editor.insert_before(layer, norm)
+            return
         if kind == "pre-norm":
             _norm_first(editor, recommendation.layers)
             return
@@ -217,7 +260,7 @@ def _why_none(case: Case) -> str:
 
 
 def _is_deep_plain(case: Case) -> bool:
-    return len(case.anatomy.weights) > DEEP_BATCH_NORM and not sums(case.structure)
+    return depth_of(case) > DEEP_BATCH_NORM and not sums(case.structure)
 
 
 def _harm(case: Case, layers: Sequence[WeightFacts], kind: str) -> str:
@@ -231,7 +274,7 @@ def _harm(case: Case, layers: Sequence[WeightFacts], kind: str) -> str:
         if _is_deep_plain(case):
             return (
                 "Batch norm makes the gradient grow by 1.2 a layer in a plain network: "
-                f"too much for {len(case.anatomy.weights)} layers."
+                f"too much for {depth_of(case)} layers."
             )
         if _has_sequences(case) and any(facts.dims == 0 for facts in layers):
             return "Batch norm mixes the time steps of sequences; layer norm does not."
@@ -246,6 +289,10 @@ def _harm(case: Case, layers: Sequence[WeightFacts], kind: str) -> str:
 def _has_sequences(case: Case) -> bool:
     """Whether linear layers probably read sequences and not single vectors."""
     if case.anatomy.recurrent:
+        return True
+    # Attention written by hand: query, key, value and output without an activation.
+    bare = [f for f in hidden_weights(case.anatomy) if f.activation is None]
+    if len(bare) > _LINEAR_SHARE * max(1, len(case.anatomy.sites)):
         return True
     return any(
         info.role is Role.EMBEDDING
@@ -264,20 +311,35 @@ def _order(case: Case, layers: Sequence[WeightFacts]) -> tuple[str, ...]:
     return (other, "batch") if case.code in {"GW201", "GW203"} else ("batch", other)
 
 
+def _input_code(layers: Sequence[WeightFacts]) -> str:
+    """Return code that puts a norm before layers."""
+    groups: dict[str, list[str]] = {}
+    for facts in layers:
+        norm = norm_code("layer", facts, inputs=True)
+        groups.setdefault(norm, []).append(facts.layer)
+    return "\n".join(
+        _wrapped(group, f"nn.Sequential({norm}, layer)")
+        for norm, group in groups.items()
+    )
+
+
 def _code(layers: Sequence[WeightFacts], kind: str) -> str:
+    """Return code that puts a norm after layers."""
     groups: dict[str, list[str]] = {}
     for facts in layers:
         groups.setdefault(norm_code(kind, facts), []).append(facts.layer)
     return "\n".join(
-        each(
-            group,
-            [
-                f'parent, _, child = "{group[0]}".rpartition(".")'
-                if len(group) == 1
-                else 'parent, _, child = name.rpartition(".")',
-                f"normed = nn.Sequential(layer, {norm})",
-                "setattr(model.get_submodule(parent), child, normed)",
-            ],
-        )
+        _wrapped(group, f"nn.Sequential(layer, {norm})")
         for norm, group in groups.items()
+    )
+
+
+def _wrapped(group: Sequence[str], pair: str) -> str:
+    name = f'"{group[0]}"' if len(group) == 1 else "name"
+    return each(
+        group,
+        [
+            f'parent, _, child = {name}.rpartition(".")',
+            f"setattr(model.get_submodule(parent), child, {pair})",
+        ],
     )

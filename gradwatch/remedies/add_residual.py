@@ -8,16 +8,18 @@ from typing import ClassVar
 
 from torch import nn
 
-from gradwatch.anatomy import ActivationSite, WeightFacts
+from gradwatch.anatomy import WeightFacts
 from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
 from gradwatch.remedies.activations import ACTIVATIONS
 from gradwatch.remedies.base import Case, Remedy
-from gradwatch.remedies.initialisers import HE
+from gradwatch.remedies.blocks import repeated_blocks
+from gradwatch.remedies.initialisers import HE, XAVIER, Initialiser, for_activation
 from gradwatch.remedies.measured import record
-from gradwatch.remedies.norm_layers import dims_of, norm_after, norm_code, sizes_of
+from gradwatch.remedies.norm_layers import dims_of, norm_after, norm_literal, sizes_of
 from gradwatch.remedies.redrawing import redraw
+from gradwatch.remedies.residual_code import block_code, wrapping_code
 from gradwatch.remedies.scope import DEPTH_CODES, hidden_weights, sums, swappable_sites
-from gradwatch.remedies.snippets import drawn, function_of, names
+from gradwatch.remedies.snippets import drawn
 from gradwatch.rules.wording import plural, some
 from gradwatch.situations import EXP_LIKE
 from gradwatch.structure import Role
@@ -26,18 +28,6 @@ from gradwatch.treatment import ModelEditor
 #: Layers of equal shape in a row from which shortcuts make a difference. Chosen: a
 #: shortcut over fewer spares the gradient at most two factors.
 _MIN_RUN = 3
-_CLASS = """\
-class Residual(nn.Module):
-    def __init__(self, layer, activation, scale, norm=None):
-        super().__init__()
-        self.layer, self.activation, self.norm = layer, activation, norm
-        self.scale = {scale}
-
-    def forward(self, x):
-        inner = x if self.norm is None else self.norm(x)
-        return x + self.scale * self.activation(self.layer(inner))
-
-"""
 
 
 class AddResidual(Remedy):
@@ -57,7 +47,9 @@ class AddResidual(Remedy):
         Each layer returns y = x + f(W x) / sqrt(L), L layers in all (`scaled`); or
         y = x + a f(W x) with an `a` that is learned and starts at 0 (`learned`: ReZero,
         SkipInit); or, the largest change and the most robust, y = x + ReLU(W norm(x)) /
-        sqrt(L) with He weights (`pre-norm`).
+        sqrt(L) with He weights (`pre-norm`). Where no layers but whole blocks repeat,
+        such as a transformer's without shortcuts, y = x + block(norm(x)) with either
+        factor, in the pre-norm variant with weights drawn for their activations.
 
     Record:
         Of 30 vanishing networks shortcuts with the weights as they were repaired 26,
@@ -91,7 +83,12 @@ class AddResidual(Remedy):
             return
         layers = _runs(case)
         if not layers:
-            yield self.reject(case, _why_none(case))
+            blocks = [] if sums(case.structure) else _blocks(case)
+            if blocks:
+                for variant in ("pre-norm", "scaled", "learned"):
+                    yield self._around(case, blocks, variant)
+            else:
+                yield self.reject(case, _why_none(case))
             return
         yield self._pre_norm(case, layers)
         if any(facts.activation in EXP_LIKE for facts in layers):
@@ -163,7 +160,9 @@ class AddResidual(Remedy):
             title,
             f"The outputs of {some(chosen)} have the shape of their inputs, so that a "
             f"shortcut fits: it gives the gradient a way past each layer. {why}",
-            _code(layers, sites, str(options["variant"]), float(options["scale"])),
+            wrapping_code(
+                layers, sites, str(options["variant"]), float(options["scale"])
+            ),
             layers=chosen,
             sites=sites,
             risk=Risk.REINITIALISES if pre_norm else Risk.RESHAPES,
@@ -177,11 +176,58 @@ class AddResidual(Remedy):
             where=next((site.where for site in sites if site.where), ""),
         )
 
+    def _around(
+        self, case: Case, blocks: Sequence[str], variant: str
+    ) -> Recommendation:
+        """Return shortcuts around whole blocks, each behind a norm."""
+        inside = [f for f in hidden_weights(case.anatomy) if _within(f.layer, blocks)]
+        draws: dict[str, Initialiser] = {}
+        if variant == "pre-norm":
+            for facts in inside:
+                if (initialiser := for_activation(facts.activation)) is not None:
+                    draws[facts.layer] = initialiser
+        learned = variant == "learned"
+        scale = 0.0 if learned else 1.0 / math.sqrt(len(blocks))
+        begins = "growing from 0" if learned else f"scaled by {scale:.2g}"
+        code = block_code(blocks, norm_literal(inside[0]), scale, learned=learned)
+        return self.recommend(
+            case,
+            f"Add a shortcut around each of {len(blocks)} blocks, branches {begins}"
+            + (f", and draw {plural(len(draws), 'layer')} anew" if draws else ""),
+            f"{some(blocks)} repeat without a shortcut, so that the gradient must pass "
+            "every layer of each. A block then reads a normalised input and adds to "
+            "the raw one.",
+            f"{drawn(draws)}\n{code}" if draws else code,
+            layers=(*blocks, *draws),
+            sites=[s for s in case.anatomy.sites if s.layer in draws],
+            risk=Risk.REINITIALISES if draws else Risk.RESHAPES,
+            options={
+                "variant": variant,
+                "pre_norm": True,
+                "scale": scale,
+                "blocks": len(blocks),
+            },
+            caution="That the blocks keep the shape of their input is inferred from "
+            "their repetition. The optimizer must own the new parameters.",
+            source="He et al. (2016), arXiv:1603.05027; Xiong et al. (2020), "
+            "arXiv:2002.04745",
+            record="not counted by itself in our bench",
+        )
+
     def apply(self, editor: ModelEditor, recommendation: Recommendation) -> None:
         """Wrap the layers."""
         variant = recommendation.options["variant"]
         scale = float(recommendation.options["scale"])
         sites = {site.layer: site for site in recommendation.sites}
+        blocks = int(recommendation.options.get("blocks", 0))
+        if blocks:
+            for block in recommendation.layers[:blocks]:
+                _wrap(editor, block, scale, learned=variant == "learned")
+            for layer in recommendation.layers[blocks:]:
+                site = sites.get(layer)
+                fitting = for_activation(None if site is None else site.activation)
+                redraw(editor, layer, fitting or XAVIER)
+            return
         for layer in recommendation.layers:
             site = sites.get(layer)
             norm: nn.Module | None = None
@@ -194,6 +240,33 @@ class AddResidual(Remedy):
             editor.add_residual(
                 layer, site, scale, learned=variant == "learned", pre_norm=norm
             )
+
+
+def _within(layer: str, blocks: Sequence[str]) -> bool:
+    return any(layer.startswith(f"{block}.") for block in blocks)
+
+
+def _wrap(editor: ModelEditor, block: str, scale: float, *, learned: bool) -> None:
+    """Put a shortcut around a block, and a norm of its input's size in front."""
+    entry = next(
+        module
+        for module in editor.module(block).modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    )
+    norm = norm_after("layer", dims_of(entry), sizes_of(entry)[0])
+    editor.add_residual(block, None, scale, learned=learned, pre_norm=norm)
+
+
+def _blocks(case: Case) -> list[str]:
+    """Return repeated blocks that hold a layer of a kind whose size is known."""
+    blocks = repeated_blocks(case.structure, case.anatomy, _MIN_RUN)
+    known = {
+        facts.layer
+        for facts in hidden_weights(case.anatomy)
+        if facts.kind in {"Linear", "Conv1d", "Conv2d", "Conv3d"}
+    }
+    whole = all(any(n.startswith(f"{b}.") for n in known) for b in blocks)
+    return blocks if whole else []
 
 
 def _runs(case: Case) -> list[WeightFacts]:
@@ -241,54 +314,3 @@ def _why_none(case: Case) -> str:
 
 def _scale(layers: Sequence[WeightFacts]) -> float:
     return 1.0 / math.sqrt(len(layers))
-
-
-def _code(
-    layers: Sequence[WeightFacts],
-    sites: Sequence[ActivationSite],
-    variant: str,
-    scale: float,
-) -> str:
-    """Return the class and its use; a comment where the activation is a function."""
-    pre_norm = variant == "pre-norm"
-    modules = [site.module for site in sites]
-    alike = len({facts.dims for facts in layers}) == 1
-    if len(set(modules)) < len(layers) or None in modules or not alike:
-        return _comments(sites, variant, scale)
-    number = "nn.Parameter(torch.tensor(scale))" if variant == "learned" else "scale"
-    norm = f", {norm_code('layer', layers[0], inputs=True)}" if pre_norm else ""
-    activation = "nn.ReLU()" if pre_norm else "model.get_submodule(act)"
-    text = _CLASS.format(scale=number)
-    chosen = [facts.layer for facts in layers]
-    if pre_norm:
-        text += drawn(dict.fromkeys(chosen, HE)) + "\n"
-    acts = [module for module in modules if module is not None]
-    return text + (
-        f"layers = {names(chosen)}\n"
-        f"activations = {names(acts)}\n"
-        "for name, act in zip(layers, activations):\n"
-        "    layer = model.get_submodule(name)\n"
-        f"    block = Residual(layer, {activation}, {round(scale, 3)}{norm})\n"
-        "    for old, new in ((name, block), (act, nn.Identity())):\n"
-        '        parent, _, child = old.rpartition(".")\n'
-        "        setattr(model.get_submodule(parent), child, new)"
-    )
-
-
-def _comments(sites: Sequence[ActivationSite], variant: str, scale: float) -> str:
-    parts = []
-    for where in dict.fromkeys(site.where for site in sites) or [""]:
-        kinds = [site.activation for site in sites if site.where == where]
-        old = function_of(kinds[0]) if kinds else ""
-        inner = "norm(x)" if variant == "pre-norm" else "x"
-        new = "torch.relu" if variant == "pre-norm" else old
-        factor = "self.a[i]" if variant == "learned" else f"{scale:.3g}"
-        parts.append(
-            f"# {where or 'in forward'}: x = {old}(layer(x)) -> "
-            f"x = x + {factor} * {new}(layer({inner}))"
-        )
-    if variant == "learned":
-        parts.append(f"# in __init__: self.a = nn.Parameter(torch.zeros({len(sites)}))")
-    if variant == "pre-norm":
-        parts.append("# a norm of its own for each layer; He weights")
-    return "\n".join(parts)

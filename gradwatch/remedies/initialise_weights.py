@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
 from gradwatch.anatomy import WeightFacts
-from gradwatch.recommendations import Recommendation, Rejection, Risk
+from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
 from gradwatch.remedies.activations import title_of
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.branches import (
@@ -26,6 +26,7 @@ from gradwatch.remedies.initialiser_words import (
 )
 from gradwatch.remedies.initialisers import (
     KUMAR,
+    NAMES,
     ORTHOGONAL,
     XAVIER,
     YILMAZ_POLI,
@@ -56,6 +57,9 @@ _MIN_DECADES = 0.5
 _TOO_LARGE = 1.0
 #: Factor by which the weights of a head must be off before they are drawn anew too.
 _HEAD_FACTOR = 10.0
+#: Factor by which weights on a branch must be too large to be drawn with the trunk's:
+#: above 1.41, which He's weights are for a linear layer. Chosen, not measured.
+_FAR = 1.5
 #: Residual sums from which a residual stream can explode by their number.
 _MIN_SUMS = 3
 #: Last step at which dead units count as dead from the start: the third probe.
@@ -173,45 +177,71 @@ class InitialiseWeights(Remedy):
 
     # -- residual streams -------------------------------------------------------
 
-    def _branches(self, case: Case) -> list[Recommendation | Rejection]:
+    def _branches(self, case: Case) -> Iterable[Recommendation]:
+        """Scale what each branch adds, and draw branches that are far too large."""
         ends = branch_ends(case.structure, case.anatomy)
         count = len(sums(case.structure))
         if count < _MIN_SUMS or not ends:
-            return []
+            return
+        hidden = hidden_weights(case.anatomy)
+        large = [facts for facts in hidden if _is_far_too_large(facts)]
+        if 2 * len(large) < len(hidden):  # not how this network was initialised
+            large = []
+        draws = {
+            facts.layer: for_activation(facts.activation) or XAVIER
+            for facts in (hidden if large else ())
+        }
         scale = branch_scale(case.structure)
         why = (
             f"{count} residual sums add branch after branch at full size: the stream, "
             "and with it the gradient, grows with each. "
         )
-        return [
-            self.recommend(
-                case,
-                f"Scale the {len(ends)} residual branches by 1/sqrt({count}) = "
+        if draws:
+            first = next(f for f in case.anatomy.weights if f.layer in draws)
+            target = against_target(
+                [first], draws[first.layer], title_of(first.activation or "linear")
+            )
+            why += f"{plural(len(draws), 'layer')} are too large as well: {target}. "
+        for init, factor, title, reason, source in (
+            (
+                "scale-branches",
+                scale,
+                f"scale the {len(ends)} residual branches by 1/sqrt({count}) = "
                 f"{scale:.2g}",
-                f"{why}Scaled by 1/sqrt({count}), all of them together add as much as "
-                "the stream began with.",
-                scaling_code(ends, scale),
-                layers=ends,
-                options={"init": "scale-branches", "scale": scale},
-                source="Hanin & Rolnick (2018), arXiv:1803.01719; Zhang et al. (2019), "
-                "Fixup, arXiv:1901.09321",
-                record="not counted by itself in our bench",
-                caution="What the branches had learned counts for less.",
+                f"Scaled by 1/sqrt({count}), all of them together add as much as the "
+                "stream began with.",
+                "Hanin & Rolnick (2018), arXiv:1803.01719; Zhang et al. (2019), Fixup, "
+                "arXiv:1901.09321",
             ),
-            self.recommend(
+            (
+                "zero-branches",
+                0.0,
+                f"start the {len(ends)} residual branches at zero",
+                "At zero, the network begins as the identity and each branch grows as "
+                "far as it helps.",
+                "De & Smith (2020), SkipInit, arXiv:2002.10444; Goyal et al. (2017), "
+                "arXiv:1706.02677, section 5.1",
+            ),
+        ):
+            lead = f"Draw {plural(len(draws), 'layer')} anew and " if draws else ""
+            changed = (*draws, *(end for end in ends if end not in draws))
+            options: dict[str, Option] = {"init": init, "scale": factor}
+            code = scaling_code(ends, factor)
+            if draws:
+                options |= {"draw": ",".join(draws), "ends": ",".join(ends)}
+                code = f"{drawn(draws)}\n{code}"
+            yield self.recommend(
                 case,
-                f"Start the {len(ends)} residual branches at zero",
-                f"{why}At zero, the network begins as the identity and each branch "
-                "grows as far as it helps.",
-                scaling_code(ends, 0.0),
-                layers=ends,
-                options={"init": "zero-branches", "scale": 0.0},
-                source="De & Smith (2020), SkipInit, arXiv:2002.10444; Goyal et al. "
-                "(2017), arXiv:1706.02677, section 5.1",
+                lead + title if lead else title[0].upper() + title[1:],
+                why + reason,
+                code,
+                layers=changed,
+                sites=[s for s in case.anatomy.sites if s.layer in draws],
+                options=options,
+                source=source,
                 record="not counted by itself in our bench",
                 caution="What the branches had learned is lost.",
-            ),
-        ]
+            )
 
     # -- the scale of the weights -----------------------------------------------
 
@@ -221,6 +251,7 @@ class InitialiseWeights(Remedy):
             for facts in hidden_weights(case.anatomy)
             if facts.activation is not None
             or case.structure.role(facts.layer) is Role.TRUNK
+            or _is_far_too_large(facts)
         ]
         if not hidden:
             yield self.reject(case, "No hidden weight layer was found.")
@@ -315,20 +346,37 @@ class InitialiseWeights(Remedy):
     # -- doing it ---------------------------------------------------------------
 
     def apply(self, editor: ModelEditor, recommendation: Recommendation) -> None:
-        """Draw the layers, or scale the ends of the branches."""
+        """Draw the layers, scale the ends of the branches, or both."""
         init = str(recommendation.options["init"])
         if init.endswith("-branches"):
-            scale = float(recommendation.options["scale"])
-            scale_branches(editor, recommendation.layers, scale)
-            return
+            layers = _listed(recommendation, "draw")
+            ends = _listed(recommendation, "ends") or recommendation.layers
+        else:
+            layers, ends = recommendation.layers, ()
         sites = {site.layer: site for site in recommendation.sites}
-        for layer in recommendation.layers:
-            if init != "matching":
-                redraw(editor, layer, named_initialiser(init))
-                continue
+        for layer in layers:
             site = sites.get(layer)
             slope = None
             if site is not None and site.module is not None:
                 slope = slope_of(editor.module(site.module))
             activation = None if site is None else site.activation
-            redraw(editor, layer, for_activation(activation, slope) or XAVIER)
+            by_name = init in NAMES
+            redraw(
+                editor,
+                layer,
+                named_initialiser(init)
+                if by_name
+                else for_activation(activation, slope) or XAVIER,
+            )
+        if ends:
+            scale_branches(editor, ends, float(recommendation.options["scale"]))
+
+
+def _listed(recommendation: Recommendation, option: str) -> tuple[str, ...]:
+    """Return the layers that an option lists."""
+    return tuple(filter(None, str(recommendation.options.get(option, "")).split(",")))
+
+
+def _is_far_too_large(facts: WeightFacts) -> bool:
+    initialiser = for_activation(facts.activation) or XAVIER
+    return log10_too_small([(facts, initialiser)])[0] < -math.log10(_FAR)

@@ -175,6 +175,9 @@ _BY_NAME = {
     for initialiser in (HE, XAVIER, LECUN, ORTHOGONAL, KUMAR, YILMAZ_POLI)
 }
 
+#: Names that `named_initialiser` knows.
+NAMES = frozenset(_BY_NAME)
+
 
 def named_initialiser(name: str) -> Initialiser:
     """Return an initialiser by its name.

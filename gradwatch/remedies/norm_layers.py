@@ -66,6 +66,12 @@ def norm_code(kind: str, facts: WeightFacts, *, inputs: bool = False) -> str:
     return f"nn.GroupNorm({groups}, {size})"
 
 
+def norm_literal(facts: WeightFacts) -> str:
+    """Return the expression of a norm for what a layer reads, its size as a number."""
+    name = f"nn.GroupNorm(1, {facts.in_size})" if facts.dims else ""
+    return name or f"nn.LayerNorm({facts.in_size})"
+
+
 def dims_of(module: nn.Module) -> int:
     """Return the spatial dimensions of a weight layer."""
     if isinstance(module, nn.modules.conv._ConvNd):

@@ -13,6 +13,7 @@ from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
 from gradwatch.remedies.activations import ACTIVATIONS, Activation, title_of
 from gradwatch.remedies.base import Case, Remedy
+from gradwatch.remedies.blocks import depth_of
 from gradwatch.remedies.measured import record
 from gradwatch.remedies.redrawing import redraw
 from gradwatch.remedies.scope import (
@@ -243,7 +244,7 @@ def _batch_norm_explodes(case: Case) -> bool:
     """Whether the network is plain, deep, and normalised by batches throughout."""
     norms = [facts.norm or "" for facts in case.anatomy.weights if facts.hidden]
     return (
-        len(case.anatomy.weights) > DEEP_BATCH_NORM
+        depth_of(case) > DEEP_BATCH_NORM
         and not sums(case.structure)
         and sum("Batch" in norm for norm in norms) > len(norms) / 2
     )

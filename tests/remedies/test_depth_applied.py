@@ -64,6 +64,18 @@ class Stream(nn.Module):
         return self.head(signal)
 
 
+class Row(nn.Module):
+    """A block without a shortcut whose inner width is another."""
+
+    def __init__(self, width=WIDTH):
+        super().__init__()
+        self.up = nn.Linear(width, 2 * width)
+        self.down = nn.Linear(2 * width, width)
+
+    def forward(self, signal):
+        return self.down(functional.gelu(self.up(signal)))
+
+
 def modules(activation, depth=DEPTH, std=None, norm=None):
     """Return a chain whose activations are modules: fc1, act1, ..., head."""
     layers = OrderedDict()
@@ -97,9 +109,9 @@ def batch_for(model):
 
 
 def look(model, code="GW101", **fields):
-    """Watch two steps that hardly move, and return D and the case."""
+    """Watch two steps that do not move, and return D and the case."""
     inputs, labels = batch_for(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
     with gradwatch.watch(model, console=None) as watch:
         for _ in range(2):
             optimizer.zero_grad()
@@ -223,6 +235,50 @@ def test_unscaled_residual_branches_are_scaled_down():
         cure, chosen = treated(model, InitialiseWeights(), case, {"init": init})
         assert len(chosen.layers) == 20
         assert abs(look(cure)[0]) < 0.5
+
+
+def test_far_too_large_branches_are_drawn_before_they_are_scaled():
+    """Scaling alone would leave 2.5 times too large weights above the ends."""
+    torch.manual_seed(0)
+    model = Stream()
+    with torch.no_grad():
+        for block in model.blocks:
+            for layer in (block[0], block[2]):
+                layer.weight.mul_(2.5)
+    sick, case = look(model, "GW201")
+    assert sick < -8
+    for init in ("scale-branches", "zero-branches"):
+        cure, chosen = treated(model, InitialiseWeights(), case, {"init": init})
+        assert "blocks.3.0" in chosen.layers
+        assert float(cure.blocks[3][0].weight.detach().std()) == pytest.approx(
+            (2 / WIDTH) ** 0.5, rel=0.1
+        )
+        assert abs(look(cure)[0]) < 0.5
+
+
+def test_branches_without_a_norm_get_one_in_front_of_each_layer():
+    """The stream then grows by a constant amount a block, not by a factor."""
+    torch.manual_seed(0)
+    model = Stream()
+    sick, case = look(model, "GW201")
+    cure, chosen = treated(model, AddNormalisation(), case, {"place": "branches"})
+    assert len(chosen.layers) == 20 * 2 + 1  # the head too
+    assert sick < -2
+    assert abs(look(cure)[0]) < 1.5
+
+
+@pytest.mark.parametrize("variant", ["pre-norm", "scaled", "learned"])
+def test_blocks_that_repeat_get_a_shortcut_as_a_whole(variant):
+    """Their layers change the width, the blocks do not."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(WIDTH, WIDTH), *(Row() for _ in range(10)), nn.Linear(WIDTH, 4)
+    )
+    sick, case = look(model)
+    cure, chosen = treated(model, AddResidual(), case, {"variant": variant})
+    assert chosen.options["blocks"] == 10
+    assert sick > 4
+    assert abs(look(cure)[0]) < 1
 
 
 def test_deep_batch_norm_is_taken_out():
