@@ -65,7 +65,7 @@ def _why_not(
     """Say why an activation must stay; empty if it need not."""
     if info.role is Role.HEAD or (record is not None and not record.hidden):
         return "output activation"
-    if record is not None and record.gate:
+    if info.gate or (record is not None and record.gate):
         return "gate"
     parts = info.name.split(".")
     parents = (".".join(parts[:k]) for k in range(len(parts)))

@@ -326,7 +326,7 @@ class Watch(WatchTrials):
         Read anew while the watch is live; afterwards as it was at the end.
         """
         model = self._model()
-        if model is not None and not self.closed:
+        if model is not None and not (self.closed and self._anatomy.model):
             self._observer.hooks.attempt(self._read_anatomy, model)
         return self._anatomy
 

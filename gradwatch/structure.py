@@ -52,6 +52,7 @@ class LayerInfo:
         norm: Class or function name of the norm between it and that activation.
         functional_activation: Whether that activation is a function call.
         activation_module: Qualified name of that activation; None for a function.
+        gate: Whether the output of that activation only scales another tensor.
     """
 
     name: str
@@ -68,6 +69,7 @@ class LayerInfo:
     norm: str | None = None
     functional_activation: bool = False
     activation_module: str | None = None
+    gate: bool = False
 
 
 @dataclass(frozen=True, slots=True)

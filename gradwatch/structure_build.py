@@ -14,6 +14,7 @@ from gradwatch.graph_neighbours import (
     activation_name,
     container_label,
     following,
+    is_gate,
     joins,
     norm_that_alone_reads,
 )
@@ -205,4 +206,5 @@ def _with_graph(info: LayerInfo, graph: Graph, call: Call, trunk: bool) -> Layer
         norm=norm,
         functional_activation=node is not None and owner is None,
         activation_module=None if owner is None else owner.layer,
+        gate=node is not None and is_gate(graph, node),
     )

@@ -260,3 +260,33 @@ def test_a_target_behind_outputs_that_have_run_away_is_not_read():
     early = replace(batch, outputs=[torch.randn(16, 1)])
     early.cotangents = [2 * (early.outputs[0] - 1e4) / 16]
     assert target_scale([batch, early]) == pytest.approx(1e4, rel=1e-3)
+
+
+class Gated(nn.Module):
+    """A feed-forward of the Llama kind: SiLU of one projection times another."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.gate = nn.Linear(8, 16), nn.Linear(8, 16)
+        self.down = nn.Linear(16, 2)
+
+    def forward(self, x):
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+def test_the_gate_of_a_gated_feed_forward_is_never_swappable():
+    """Whatever its activation is called."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), Gated())
+    anatomy = anatomy_of(model, torch.randn(16, 8), torch.randint(2, (16,)))
+    assert anatomy.site("0").swappable
+    assert anatomy.site("2.gate").reason == "gate"
+
+
+def test_a_closed_watch_still_tells_the_anatomy():
+    """Of a healthy network too, while the model lives."""
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    with gradwatch.watch(model, console=None) as watch:
+        model(torch.randn(4, 8)).square().mean().backward()
+        optimizer.step()
+    assert len(watch.anatomy().weights) == 2

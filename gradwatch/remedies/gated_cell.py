@@ -20,7 +20,13 @@ from gradwatch.remedies.gated_modules import (
     is_lstm,
     set_gate_bias,
 )
-from gradwatch.remedies.gated_words import BIAS, caution, code, merit, record
+from gradwatch.remedies.gated_words import (
+    BIAS,
+    caution_of,
+    code_of,
+    merit_of,
+    record_of,
+)
 from gradwatch.remedies.recurrences import (
     ADAM_RATE,
     ADAM_WHY,
@@ -125,7 +131,7 @@ class GatedCell(Remedy):
             title = f"Exchange {some([f.layer for f in layers])} for {kind}"
             why = (
                 f"A plain recurrent layer overwrites its state at every step, and "
-                f"{what_happens(case, layers)}. {merit(kind, bias, steps)}"
+                f"{what_happens(case, layers)}. {merit_of(kind, bias, steps)}"
             )
             yield from self._variants(case, layers, kind, bias, steps, title, why)
         if cells:
@@ -168,7 +174,7 @@ class GatedCell(Remedy):
             why = (
                 f"The mean {gate} bias is {lowest:.1f}, so a step keeps about "
                 f"{kept:.0%} of the state, and {what_happens(case, biased)}. "
-                f"{merit(kind, bias, steps)}"
+                f"{merit_of(kind, bias, steps)}"
             )
             yield from self._variants(case, biased, kind, bias, steps, title, why)
 
@@ -210,7 +216,7 @@ class GatedCell(Remedy):
             title += f", gate bias {bias}"
         if not exchanged:
             title = title.replace(", gate bias", " to", 1)
-        code = code(layers, kind, bias, steps)
+        code = code_of(layers, kind, bias, steps)
         if adam:
             options |= {"optimizer": "Adam", "lr": ADAM_RATE}
             title += ", and train with Adam"
@@ -225,9 +231,9 @@ class GatedCell(Remedy):
             layers=[facts.layer for facts in layers],
             risk=Risk.RESHAPES if exchanged else Risk.REINITIALISES,
             options=options,
-            caution=caution(layers, kind) if exchanged else "",
+            caution=caution_of(layers, kind) if exchanged else "",
             source=_CHRONO_SOURCE if bias == "chrono" else _BIAS_SOURCE,
-            record=record(kind, bias, case.code, exchanged=exchanged),
+            record=record_of(kind, bias, case.code, exchanged=exchanged),
         )
 
     def _cell_by_hand(

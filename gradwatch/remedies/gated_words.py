@@ -21,7 +21,7 @@ _COUNTS: dict[tuple[str, str, str], tuple[int, int]] = {
 }
 
 
-def merit(kind: str, bias: str, steps: int | None) -> str:
+def merit_of(kind: str, bias: str, steps: int | None) -> str:
     """Return what the gate bias is good for, in a sentence."""
     gate = "forget gate" if kind == "LSTM" else "update gate"
     if bias == "chrono" and steps is not None:
@@ -36,7 +36,7 @@ def merit(kind: str, bias: str, steps: int | None) -> str:
     )
 
 
-def record(kind: str, bias: str, code: str, *, exchanged: bool) -> str:
+def record_of(kind: str, bias: str, code: str, *, exchanged: bool) -> str:
     """Return how the treatment fared, in a clause."""
     counts = _COUNTS.get((kind, bias, code))
     if counts is None:
@@ -48,7 +48,7 @@ def record(kind: str, bias: str, code: str, *, exchanged: bool) -> str:
     return f"{text}, in our bench"
 
 
-def caution(layers: Sequence[RecurrentFacts], kind: str) -> str:
+def caution_of(layers: Sequence[RecurrentFacts], kind: str) -> str:
     """Return what the exchange costs, in sentences."""
     parts = [
         f"{'Four' if kind == 'LSTM' else 'Three'} times the weights of the layer, and "
@@ -64,7 +64,7 @@ def caution(layers: Sequence[RecurrentFacts], kind: str) -> str:
     return " ".join(parts)
 
 
-def code(
+def code_of(
     layers: Sequence[RecurrentFacts], kind: str, bias: str, steps: int | None
 ) -> str:
     """Return the user's lines: a function that sets the bias, and a call a layer."""
