@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from statistics import median
 
@@ -16,6 +17,29 @@ _EARLY_PULSES = 10
 #: Steps within which a known loss counts as the loss at the start.
 _FIRST_STEPS = 2
 _SIGHT = {Coverage.NOT_SEEN: 0, Coverage.NO_GRADIENT: 1, Coverage.OBSERVED: 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a history knows of records that it may have dropped.
+
+    Attributes:
+        num_probes: Probes added so far.
+        num_pulses: Pulses added so far.
+        num_skipped: Of these, steps that the gradient scaler skipped.
+        last_step: Newest step.
+        first_loss: First known loss.
+        max_lr: Largest learning rate.
+        early_grad_norms: First global gradient norms.
+    """
+
+    num_probes: int = 0
+    num_pulses: int = 0
+    num_skipped: int = 0
+    last_step: int = -1
+    first_loss: float | None = None
+    max_lr: float | None = None
+    early_grad_norms: tuple[float, ...] = ()
 
 
 class History:
@@ -82,6 +106,34 @@ class History:
         wanted = len(self._early_grad_norms) < _EARLY_PULSES
         if wanted and norm is not None and math.isfinite(norm) and norm > 0:
             self._early_grad_norms.append(norm)
+
+    @property
+    def tally(self) -> Tally:
+        """What outlives the records that are dropped."""
+        return Tally(
+            self.num_probes,
+            self.num_pulses,
+            self.num_skipped,
+            self.last_step,
+            self.first_loss,
+            self.max_lr,
+            tuple(self._early_grad_norms),
+        )
+
+    def resume(self, tally: Tally) -> None:
+        """Take over what another history knew of records that this one never had.
+
+        Args:
+            tally: Of the other history, whose newest records are those of this one.
+        """
+        self.num_probes = tally.num_probes
+        self.num_pulses = tally.num_pulses
+        self.num_skipped = tally.num_skipped
+        self.last_step = tally.last_step
+        self.first_loss = tally.first_loss
+        self.max_lr = tally.max_lr
+        self._early_grad_norms = list(tally.early_grad_norms)
+        self._medians.clear()  # they go by number
 
     @property
     def early_grad_norm(self) -> float | None:

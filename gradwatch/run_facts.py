@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from gradwatch.anatomy import Anatomy
 from gradwatch.captured_trials import with_trials
@@ -18,6 +19,94 @@ from gradwatch.report_build import build_report
 from gradwatch.rules import RULES
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known at one moment beside history and structure, as plain values.
+
+    A record of the run keeps it, so that a report can be composed of it later.
+
+    Attributes:
+        model: Class name of the model.
+        name: What the user calls the model.
+        num_parameters: Entries of its parameters.
+        optimizers: Class names of the optimizers that stepped.
+        device: Device of the parameters.
+        steps: Optimizer steps watched.
+        failure: The error of gradwatch's own that ended the watch; empty without one.
+        notes: What else a reader must know.
+        overhead: What gradwatch cost.
+        standing: Findings that stand.
+        cleared: Findings that came and went.
+        ignored: Number of findings that the user ignores.
+        trials: What was tried so far, by the name of the treatment.
+    """
+
+    model: str
+    name: str
+    num_parameters: int = 0
+    optimizers: tuple[str, ...] = ()
+    device: str = ""
+    steps: int = 0
+    failure: str = ""
+    notes: tuple[str, ...] = ()
+    overhead: Overhead = field(default_factory=Overhead)
+    standing: tuple[Finding, ...] = ()
+    cleared: tuple[Finding, ...] = ()
+    ignored: int = 0
+    trials: Mapping[str, TrialResult] = field(default_factory=dict)
+
+
+def see(
+    *,
+    observer: Observer,
+    detector: Detector,
+    settings: Settings,
+    model_name: str,
+    num_parameters: int,
+    name: str | None = None,
+    notes: tuple[str, ...] = (),
+    trials: Mapping[str, TrialResult] | None = None,
+) -> Seen:
+    """Return what an observer and its detector know now.
+
+    Args:
+        observer: Measured.
+        detector: Judged.
+        settings: The limits in use.
+        model_name: Class name of the model.
+        num_parameters: Entries of its parameters.
+        name: What the user calls the model.
+        notes: What else a reader must know.
+        trials: What was tried so far, by the name of the treatment.
+
+    Returns:
+        What is known.
+    """
+    if observer.step == 0 and observer.foreign_optimizers:
+        names = ", ".join(sorted(observer.foreign_optimizers))
+        notes = (
+            *notes,
+            f"{names} stepped, but owns no parameter of {model_name}: watch "
+            "the module whose parameters it updates, or build the optimizer after the "
+            "model got its final parameters.",
+        )
+    return Seen(
+        model=model_name,
+        name=name or model_name,
+        num_parameters=num_parameters,
+        optimizers=observer.optimizer_names,
+        device=observer.device,
+        steps=observer.step,
+        failure=(observer.hooks.failure or "").strip().rsplit("\n", 1)[-1],
+        notes=notes,
+        overhead=_overhead(observer, settings),
+        standing=detector.standing,
+        cleared=detector.cleared,
+        ignored=len(detector.ignored),
+        trials=dict(trials or {}),
+    )
 
 
 def compose_report(
@@ -48,54 +137,78 @@ def compose_report(
     Returns:
         The report.
     """
-    history, structure = observer.history, observer.structure
-    standing = detector.standing
-    health = health_of(standing, history, structure, settings)
-    if observer.hooks.failure is not None and health is Health.HEALTHY:
+    seen = see(
+        observer=observer,
+        detector=detector,
+        settings=settings,
+        model_name=model_name,
+        num_parameters=num_parameters,
+        name=name,
+        notes=notes,
+        trials=trials,
+    )
+    return report_on(seen, observer.history, observer.structure, settings, anatomy)
+
+
+def report_on(
+    seen: Seen,
+    history: History,
+    structure: Structure,
+    settings: Settings,
+    anatomy: Anatomy | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> Report:
+    """Return the report on what was seen, measured and understood.
+
+    Args:
+        seen: What observer and detector knew.
+        history: What was measured.
+        structure: The network.
+        settings: The limits.
+        anatomy: What code can change of the model; None if that is not known.
+        versions: Versions that the run had, if they are not those of this process:
+            fields `gradwatch`, `python` and `torch` of `RunFacts`.
+
+    Returns:
+        The report.
+    """
+    health = health_of(seen.standing, history, structure, settings)
+    if seen.failure and health is Health.HEALTHY:
         health = Health.UNKNOWN  # nothing is known of what came after
     checked, unchecked = what_was_checked(
-        history, structure, settings, (*standing, *detector.cleared)
+        history, structure, settings, (*seen.standing, *seen.cleared)
     )
-    failure = (observer.hooks.failure or "").strip().rsplit("\n", 1)[-1]
-    if observer.step == 0 and observer.foreign_optimizers:
-        names = ", ".join(sorted(observer.foreign_optimizers))
-        notes = (
-            *notes,
-            f"{names} stepped, but owns no parameter of {model_name}: watch "
-            "the module whose parameters it updates, or build the optimizer after the "
-            "model got its final parameters.",
-        )
     recommendations, rejections = recommend(
-        standing if anatomy is not None else (),
+        seen.standing if anatomy is not None else (),
         structure,
         anatomy or Anatomy(),
         history,
         settings,
     )
-    recommendations = with_trials(recommendations, trials or {})
+    run = RunFacts(
+        name=seen.name,
+        model=seen.model,
+        num_parameters=seen.num_parameters,
+        optimizers=seen.optimizers,
+        device=seen.device,
+        steps=max(seen.steps, history.last_step + 1),
+        failure=seen.failure,
+        notes=seen.notes,
+    )
     return build_report(
         history=history,
         structure=structure,
         settings=settings,
-        findings=standing,
-        cleared=detector.cleared,
-        ignored=len(detector.ignored),
+        findings=seen.standing,
+        cleared=seen.cleared,
+        ignored=seen.ignored,
         health=health,
-        layer_health=layer_health(standing, history, structure, settings),
-        overhead=_overhead(observer, settings),
-        run=RunFacts(
-            name=name or model_name,
-            model=model_name,
-            num_parameters=num_parameters,
-            optimizers=observer.optimizer_names,
-            device=observer.device,
-            steps=max(observer.step, history.last_step + 1),
-            failure=failure,
-            notes=notes,
-        ),
+        layer_health=layer_health(seen.standing, history, structure, settings),
+        overhead=seen.overhead,
+        run=run.model_copy(update=dict(versions or {})),
         checked=checked,
         not_checked=unchecked,
-        recommendations=recommendations,
+        recommendations=with_trials(recommendations, seen.trials),
         rejections=rejections,
     )
 
