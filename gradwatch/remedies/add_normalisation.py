@@ -70,7 +70,8 @@ class AddNormalisation(Remedy):
         Of 30 vanishing networks batch norm repaired 28, layer norm 21 (5 of 12 logistic
         ones); of 24 exploding ones 14 and 16 (batch norm none with an exponential or
         beyond 40 layers); of 5 dead ones 3 each. Pre-norm trained 2 of 3 transformers
-        whose learning rate was too high. Group norm was not counted.
+        whose learning rate was too high; norms on bare residual branches repaired 2 of
+        5 exploding networks. Group norm was not counted.
 
     Risk:
         Reshapes: the network computes something else, and has new parameters.
@@ -196,7 +197,7 @@ class AddNormalisation(Remedy):
             "change. Names in the state dict change.",
             source="Xiong et al. (2020), arXiv:2002.04745; Wang et al. (2022), "
             "Foundation transformers (sub-LN), arXiv:2210.06423",
-            record="not counted by itself in our bench",
+            record="repaired 2 of 5 exploding residual networks in our bench (1 seed)",
         )
 
     def apply(self, editor: ModelEditor, recommendation: Recommendation) -> None:
