@@ -242,9 +242,9 @@ def with_trials(
         trials: Results by `title_of`.
 
     Returns:
-        The same, in the same order.
+        The same, as the trials ranked them.
     """
-    return tuple(
+    return ranked(
         replace(item, trial=trials.get(_title(item), item.trial))
         for item in recommendations
     )

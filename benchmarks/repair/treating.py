@@ -45,6 +45,19 @@ def treated(run: Run, recommendations: Sequence[Recommendation]) -> Run:
     )
 
 
+def _until_not_finite(run: Run) -> Run:
+    """Return the run with a loss that ends it at NaN or Inf: nothing repairs it then."""
+    inner = run.loss_fn
+
+    def loss_fn(module: nn.Module, batch: Batch) -> Tensor:
+        loss = inner(module, batch)
+        if not bool(loss.isfinite()):
+            raise FloatingPointError
+        return loss
+
+    return replace(run, loss_fn=loss_fn)
+
+
 def end_of(
     setup: SetUp, seed: int, recommendations: Sequence[Recommendation]
 ) -> float | str | None:
@@ -58,8 +71,9 @@ def end_of(
         run = setup.build(seed)
         if recommendations:
             run = treated(run, recommendations)
-        losses: list[float] = []
-        losses = train(run, setup.steps)
+        losses = train(_until_not_finite(run), setup.steps)
+    except FloatingPointError:
+        return None
     except Exception as error:  # a treatment that cannot run is a result
         return f"{type(error).__name__}: {str(error)[:200]}"
     return labels.final_loss(losses)
