@@ -50,6 +50,14 @@ class DetachedWarning(GradWatchWarning):
     """
 
 
+class RecordWarning(GradWatchWarning):
+    """The record of a run cannot be written any more; the watch goes on without it.
+
+    Emitted once: the disk is full, the folder is gone or may not be written to. What
+    was written until then can be read.
+    """
+
+
 class TreatmentWarning(GradWatchWarning):
     """A treated model did not find, in its first forward, something to change.
 

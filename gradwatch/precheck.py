@@ -12,9 +12,9 @@ from gradwatch.detector import Detector
 from gradwatch.layers import count_entries
 from gradwatch.report import Report
 from gradwatch.run_facts import compose_report
-from gradwatch.session import _check_callable, _check_model
 from gradwatch.settings import Settings
 from gradwatch.twin import LossFn, is_loss, loss_of, make_twin, no_trace, probe_twin
+from gradwatch.watch_options import check_callable, check_model
 
 _RANDOM = (
     "No loss was given: a random cotangent was back-propagated. Shapes of profiles are "
@@ -53,9 +53,9 @@ def check(
             `batch`, or `loss_fn` does not return a scalar tensor with a gradient.
         SettingsError: If a setting is unknown or out of range.
     """  # noqa: DOC502 - raised by what it calls
-    _check_model(model)
+    check_model(model)
     options = Settings.coerce(settings)
-    _check_callable("loss_fn", loss_fn)
+    check_callable("loss_fn", loss_fn)
     twin = make_twin(model, "`check`").train()
     with no_trace(batch):
         observer, how = probe_twin(

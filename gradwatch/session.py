@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, SupportsFloat
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -15,18 +15,29 @@ from gradwatch.anatomy import Anatomy
 from gradwatch.anatomy_reading import read_anatomy
 from gradwatch.console import ConsoleView
 from gradwatch.detector import Detector, health_of
-from gradwatch.errors import ModelError, SettingsError
+from gradwatch.errors import SettingsError
 from gradwatch.findings import Finding, Health, Severity
 from gradwatch.history import History
-from gradwatch.layers import clean_name, count_entries, matches
+from gradwatch.layers import count_entries
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.report import Report
-from gradwatch.run_facts import compose_report
+from gradwatch.run_facts import Seen, report_on, see
+from gradwatch.runlog_recording import RecordedHistory, Recorder, start_record
 from gradwatch.session_trials import WatchTrials
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 from gradwatch.twin import LossFn
+from gradwatch.watch_options import (
+    check_callable,
+    check_console,
+    check_model,
+    check_name,
+    is_number,
+    kind_of,
+    patterns_of,
+    settings_of,
+)
 
 ConsoleMode = Literal["live", "alerts", "end"]
 
@@ -43,6 +54,7 @@ def watch(
     loss_fn: LossFn | None = None,
     budget: float | None = None,
     every: int | None = None,
+    record: str | Path | None = None,
     console: ConsoleMode | None = "alerts",
     on_finding: Callable[[Finding], None] | None = None,
     scaler: Any = None,
@@ -63,6 +75,8 @@ def watch(
         loss_fn: `loss_fn(model, batch) -> scalar`, kept for trials.
         budget: Share of training time gradwatch may take; overrides `settings`.
         every: Probe every so many steps, whatever the budget; overrides `settings`.
+        record: Folder of runs, such as `runs`: a folder of this run is made in it, and
+            everything measured is kept there, readable while it runs and after a kill.
         console: `alerts` (findings as they are confirmed, report at exit), `live` (a
             panel), `end` (report only) or None (nothing is printed).
         on_finding: Called with each finding when it is confirmed.
@@ -78,120 +92,40 @@ def watch(
         ModelError: If `model` is not an `nn.Module` or has no parameters.
         SettingsError: If an option is unknown or out of range.
     """  # noqa: DOC502 - raised by what it calls
-    _check_model(model)
-    options = _settings_of(settings, budget, every)
-    _check_console(console)
-    _check_callable("loss_fn", loss_fn)
-    _check_callable("on_finding", on_finding)
+    check_model(model)
+    options = settings_of(settings, budget, every)
+    check_console(console)
+    check_callable("loss_fn", loss_fn)
+    check_callable("on_finding", on_finding)
     if scaler is not None and not hasattr(scaler, "unscale_"):
         raise SettingsError(
-            f"`scaler` (={_kind(scaler)}) must be a gradient scaler such as "
+            f"`scaler` (={kind_of(scaler)}) must be a gradient scaler such as "
             "torch.amp.GradScaler; leave it out and it is found by itself."
         )
-    _check_name(name)
+    check_name(name)
     key = (
         options,
-        _patterns("include", include, model),
-        _patterns("exclude", exclude, model),
+        patterns_of("include", include, model),
+        patterns_of("exclude", exclude, model),
         console,
         (ignore,) if isinstance(ignore, str) else tuple(ignore),
         id(loss_fn),
         id(on_finding),
         id(scaler),
         name,
+        None if record is None else str(record),
     )
     watches = _live.setdefault(model, [])
     watches[:] = [live for live in watches if not live.closed]
     for live in watches:
         if live.key == key:
             return live
-    new = Watch(model, options, key, console, on_finding, scaler, loss_fn, name)
+    kept = start_record(
+        record, options, model=type(model).__name__, name=name, ignore=key[4]
+    )
+    new = Watch(model, options, key, console, on_finding, scaler, loss_fn, name, kept)
     watches.append(new)
     return new
-
-
-def _check_model(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        raise ModelError(
-            f"`model` (={type(model).__name__}) must be a torch.nn.Module; pass the "
-            "module whose parameters the optimizer updates."
-        )
-    if next(model.parameters(), None) is None:
-        raise ModelError(
-            f"`model` (={type(model).__name__}) has no parameters, so nothing can be "
-            "trained or watched; pass the module that owns them."
-        )
-
-
-def _check_console(console: object) -> None:
-    if console not in ("live", "alerts", "end", None):
-        raise SettingsError(
-            f"`console` (={console!r}) must be 'live', 'alerts', 'end' or None."
-        )
-
-
-def _settings_of(
-    settings: Settings | Mapping[str, Any] | str | Path | None,
-    budget: float | None,
-    every: int | None,
-) -> Settings:
-    options = Settings.coerce(settings)
-    changes = {"budget": budget, "every": every}
-    given = {name: value for name, value in changes.items() if value is not None}
-    if not given:
-        return options
-    return Settings.from_mapping({**options.model_dump(), **given}, origin="watch()")
-
-
-def _patterns(
-    name: str, patterns: Iterable[str | type], model: nn.Module
-) -> tuple[str | type, ...]:
-    if isinstance(patterns, str | type) or not isinstance(patterns, Iterable):
-        patterns = (patterns,)
-    result = tuple(patterns)
-    for pattern in result:
-        if not isinstance(pattern, str | type):
-            raise SettingsError(
-                f"`{name}` (={pattern!r}) must hold name patterns such as 'encoder.*' "
-                f"or module types such as nn.Linear; got {type(pattern).__name__}."
-            )
-        named = ((clean_name(key), module) for key, module in model.named_modules())
-        if not any(matches((pattern,), key, module) for key, module in named):
-            raise SettingsError(
-                f"`{name}` (={pattern!r}) matches no layer of the model; its layers "
-                f"are {_some_names(model)}."
-            )
-    return result
-
-
-def _some_names(model: nn.Module) -> str:
-    names = [clean_name(name) for name, _ in model.named_modules() if name]
-    shown = ", ".join(names[:6]) or "none besides the model itself"
-    return f"{shown} and {len(names) - 6} more" if len(names) > 6 else shown
-
-
-def _check_name(name: object) -> None:
-    if name is not None and not (isinstance(name, str) and name.strip()):
-        raise SettingsError(
-            f"`name` (={_kind(name)}) must be text such as 'generator', or None."
-        )
-
-
-def _check_callable(name: str, value: object) -> None:
-    if value is not None and not callable(value):
-        raise SettingsError(f"`{name}` (={_kind(value)}) must be callable or None.")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return f"{value!r:.60}"
-
-
-def _is_number(value: object) -> bool:
-    if isinstance(value, torch.Tensor):
-        return value.numel() == 1
-    return isinstance(value, SupportsFloat)
 
 
 class Watch(WatchTrials):
@@ -214,11 +148,17 @@ class Watch(WatchTrials):
         scaler: Any,
         loss_fn: LossFn | None,
         name: str | None,
+        recorder: Recorder | None,
     ) -> None:
         self.key = key
         self.closed = False
         self.trials = {}
-        self.history = History(settings.max_probes, settings.max_pulses)
+        self._recorder = recorder
+        self.history = (
+            History(settings.max_probes, settings.max_pulses)
+            if recorder is None
+            else RecordedHistory(settings.max_probes, settings.max_pulses, recorder)
+        )
         self.loss_fn = loss_fn
         self._settings = settings
         self._model = weakref.ref(model)
@@ -276,9 +216,8 @@ class Watch(WatchTrials):
         self.closed = True
         self._finalizer.detach()
         self._observer.detach()
-        view = self._view
-        if view is not None:
-            self._observer.hooks.attempt(lambda: view.on_close(self.report()))
+        if self._view is not None or self._recorder is not None:
+            self._observer.hooks.attempt(self._say_goodbye)
 
     # -- the user's side ----------------------------------------------------------
 
@@ -299,9 +238,10 @@ class Watch(WatchTrials):
         Raises:
             SettingsError: If `loss` is not one number.
         """
-        if not _is_number(loss):
+        if not is_number(loss):
             raise SettingsError(
-                f"`loss` (={_kind(loss)}) must be a number or a tensor with one entry."
+                f"`loss` (={kind_of(loss)}) must be a number or a tensor with one "
+                "entry."
             )
         self._observer.hooks.guard(self._observer.log_loss, loss)
 
@@ -309,6 +249,11 @@ class Watch(WatchTrials):
     def name(self) -> str:
         """What the report calls the model."""
         return self._name or self._model_name
+
+    @property
+    def record(self) -> Path | None:
+        """Folder that this run is recorded in; None without `record=`."""
+        return self._recorder.folder if self._recorder is not None else None
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -343,18 +288,30 @@ class Watch(WatchTrials):
         # After a failure the rules that failed would fail again: what stood, stands.
         hooks = self._observer.hooks
         hooks.attempt(self._detector.update, self.history, self.structure)
-        return compose_report(
+        anatomy = self.anatomy() if self._is_sick() else None
+        settings, structure = self._settings, self.structure
+        return report_on(self._seen(), self.history, structure, settings, anatomy)
+
+    # -- inside -------------------------------------------------------------------
+
+    def _seen(self) -> Seen:
+        return see(
             observer=self._observer,
             detector=self._detector,
             settings=self._settings,
             model_name=self._model_name,
             num_parameters=self._count(),
             name=self._name,
-            anatomy=self.anatomy() if self._is_sick() else None,
             trials=self.trials,
         )
 
-    # -- inside -------------------------------------------------------------------
+    def _say_goodbye(self) -> None:
+        """Record the report, then print it."""
+        report = self.report()
+        if self._recorder is not None:
+            self._recorder.finish(self.history, self._seen(), report)
+        if self._view is not None:
+            self._view.on_close(report)
 
     def _count(self) -> int:
         """Count again while the model lives: lazy parameters have grown since."""
@@ -381,6 +338,9 @@ class Watch(WatchTrials):
     def _judge(self) -> bool:
         """Run the rules on the newest probe; say whether a rule fired anew."""
         self._detector.update(self.history, self.structure)
+        if self._recorder is not None:
+            structure, anatomy = self.structure, self.anatomy
+            self._recorder.on_probe(self.history, structure, self._seen(), anatomy)
         for finding in self._detector.standing:
             known = (finding.code, finding.severity)
             if finding.confirmed and known not in self._announced:

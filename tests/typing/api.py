@@ -31,6 +31,7 @@ def train(model: nn.Module, batch: torch.Tensor) -> gradwatch.Report:
         loss_fn=lambda module, batch: module(batch).mean(),
         budget=0.02,
         every=None,
+        record="runs",
         console=None,
         on_finding=lambda found: None,
         ignore=["GW302"],
@@ -95,13 +96,16 @@ def treat(
     return treatment
 
 
-def names() -> tuple[str, type[Warning], type[Warning], type[Warning]]:
+def names() -> tuple[str, tuple[type[Warning], ...]]:
     """The version, and the warnings a user may filter."""
     return (
         gradwatch.__version__,
-        gradwatch.GradWatchWarning,
-        gradwatch.DetachedWarning,
-        gradwatch.TreatmentWarning,
+        (
+            gradwatch.GradWatchWarning,
+            gradwatch.DetachedWarning,
+            gradwatch.RecordWarning,
+            gradwatch.TreatmentWarning,
+        ),
     )
 
 
