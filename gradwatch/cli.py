@@ -270,7 +270,7 @@ def demo(
         int | None, typer.Option("--width", min=40, help="Width of the text.")
     ] = None,
 ) -> None:
-    """Train sick and healthy networks on bundled data and diagnose each."""
+    """Train sick and healthy networks on bundled data, diagnose and treat each."""
     from gradwatch.demo import main as run_demo
 
     raise typer.Exit(run_demo(quick, only or None, width))

@@ -16,6 +16,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from gradwatch.console_cures import cure_rows, tally, treated_accuracy
 from gradwatch.console_layers import health_style, table_rows
 from gradwatch.console_report import SEVERITY_STYLES, limit_text, to_text
 from gradwatch.console_text import (
@@ -127,14 +128,17 @@ class DemoScreen:
         """Take the bars away."""
         self._bars.stop()
 
-    def start(self, net: DemoNet, steps: int) -> None:
+    def start(self, net: DemoNet, steps: int, state: str = "") -> None:
         """Show the bar of the network that is trained now.
 
         Args:
             net: The network.
             steps: Optimizer steps that it will take.
+            state: What was done to it, such as `treated`.
         """
-        self._net = self._bars.add_task(net.name, total=steps, what="")
+        self._take_bar_away()
+        name = f"{net.name}, {state}" if state else net.name
+        self._net = self._bars.add_task(name, total=steps, what="")
 
     def step(self, step: int, loss: float) -> None:
         """Move the bar.
@@ -153,12 +157,30 @@ class DemoScreen:
         Args:
             outcome: The outcome.
         """
-        if self._net is not None:
-            self._bars.remove_task(self._net)
+        self._take_bar_away()
         if self._all is not None:
             self._bars.advance(self._all)
         place = self._nets.index(outcome.net) + 1
         self._print(Text(), *_card(outcome, f"{place}/{len(self._nets)}"))
+
+    def show_cure(self, outcome: Outcome) -> None:
+        """Print what a remedy did to the network that was shown last.
+
+        Args:
+            outcome: The outcome, with its cure.
+        """
+        self._take_bar_away()
+        rows = _rows()
+        treated = outcome.cure.treated if outcome.cure is not None else None
+        trained = _trained(treated) if treated is not None else ""
+        for label, text in cure_rows(outcome, trained):
+            rows.add_row(label, text)
+        self._print(Padding(rows, _INDENT))
+
+    def _take_bar_away(self) -> None:
+        if self._net is not None:
+            self._bars.remove_task(self._net)
+            self._net = None
 
     def summarise(self, outcomes: Sequence[Outcome]) -> None:
         """Print the table, whether all is as expected, and what to try next.
@@ -190,7 +212,9 @@ def _opening(nets: Sequence[DemoNet], num_images: int) -> str:
     return (
         f"{count(len(nets), 'small network')}, trained for real on {num_images:,} "
         f"handwritten digits of 8\u00d78 pixels, each under `gradwatch.watch(model)`. "
-        f"{sick} made sick on purpose, {well} healthy; gradwatch is not told which."
+        f"{sick} made sick on purpose, {well} healthy; gradwatch is not told which. "
+        "What it calls sick is treated: remedies are tried on copies until one helps, "
+        "and with it the network is trained again."
     )
 
 
@@ -220,7 +244,8 @@ def _card(outcome: Outcome, place: str) -> list[RenderableType]:
         rows.add_row("evidence", Text("".join(_deciding(outcome))))
         if finding.layers:
             rows.add_row("layers", Text(inert(name_layers(finding.layers, order))))
-        rows.add_row("help", Text(inert(finding.help)))
+        if not report.recommendations:  # they say more, and follow
+            rows.add_row("help", Text(inert(finding.help)))
     title = Text.assemble((f"{place} {net.name}", "bold"))
     return [
         Rule(title, align="left", style=style),
@@ -290,8 +315,8 @@ def _table(outcomes: Sequence[Outcome], width: int) -> Table:
     table.add_column("expected", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     table.add_column("decided by")
-    table.add_column("loss", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("accuracy", justify="right", no_wrap=True)
+    table.add_column("treated", justify="right", no_wrap=True)
     for outcome in outcomes:
         health = outcome.report.health
         right = Text(health.value, style=health_style(health))
@@ -302,8 +327,8 @@ def _table(outcomes: Sequence[Outcome], width: int) -> Table:
             Text(outcome.net.expected.value),
             right,
             Text(_in_table(outcome, wide=wide)),
-            Text(_losses(outcome)),
-            Text(f"{outcome.seconds:.1f} s"),
+            Text(percent(outcome.accuracy)),
+            Text(treated_accuracy(outcome), style="bold"),
         )
     return table
 
@@ -322,13 +347,16 @@ def _in_table(outcome: Outcome, *, wide: bool) -> str:
 def _verdict(outcomes: Sequence[Outcome], seconds: float) -> list[RenderableType]:
     wrong = [outcome for outcome in outcomes if not outcome.as_expected]
     total, right = len(outcomes), len(outcomes) - len(wrong)
-    spent = sum(outcome.report.overhead.seconds for outcome in outcomes)
-    tally = (
+    watched = list(outcomes)
+    watched += [o.cure.treated for o in outcomes if o.cure and o.cure.treated]
+    spent = sum(outcome.report.overhead.seconds for outcome in watched)
+    words = (
         f"{right} of {count(total, 'verdict')} as expected; {seconds:.0f} s in all, "
         f"{spent:.1f} s of it gradwatch's own (its budget, 1 % of the time, is lifted "
         "here)."
     )
-    lines: list[RenderableType] = [Text(tally, style="bold red" if wrong else "bold")]
+    lines: list[RenderableType] = [Text(words, style="bold red" if wrong else "bold")]
+    lines += [Text(tally(outcomes))] if tally(outcomes) else []
     for outcome in wrong:
         found = outcome.finding.code if outcome.finding else "no alarm"
         lines.append(
@@ -343,8 +371,8 @@ def _verdict(outcomes: Sequence[Outcome], seconds: float) -> list[RenderableType
         more = f" `gradwatch explain {code}` explains a finding." if code else ""
         lines.append(
             Text(
-                "Next: put `with gradwatch.watch(model):` around a training loop of "
-                f"yours.{more}"
+                "Next: put `with gradwatch.watch(model) as watch:` around a training "
+                f"loop of yours; `watch.trial()` tries what it recommends.{more}"
             )
         )
     return lines

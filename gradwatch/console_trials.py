@@ -89,8 +89,13 @@ def _profiles(trial: TrialResult, codes: tuple[str, ...]) -> Iterator[str]:
     fields = [name for code in codes for name in _ABOUT.get(code, ())]
     for name in dict.fromkeys(fields or ["decades"]):
         old, new = getattr(before, name), getattr(after, name)
-        if old is not None and new is not None:
-            yield _pair(name, old, new)
+        if old is None or new is None:
+            continue
+        text = _pair(name, old, new)
+        # From the weights of the beginning, many a defect is not there yet.
+        same = _pair(name, old, old) == text
+        if not (same and trial.losses_after):
+            yield text
     # Of a training trial the curves say more than one batch.
     known = before.loss is not None and after.loss is not None
     if known and not trial.losses_after and (before.finite and after.finite):

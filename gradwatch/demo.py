@@ -1,35 +1,25 @@
-"""`gradwatch demo`: train sick and healthy networks on real data and diagnose each.
+"""`gradwatch demo`: train sick and healthy networks, diagnose each, treat the sick.
 
-Nothing is prepared: each network is trained by a plain loop under `watch()`, and what
-is said about it is what `Watch.report()` says. The demo knows what was done to a
-network; gradwatch does not.
+Nothing is prepared: each network is trained by a plain loop under `watch()`, what is
+said about it is what `Watch.report()` says, and the remedies of that report are tried
+by `Watch.trial()`. The demo knows what was done to a network; gradwatch does not.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gradwatch.console_demo import DemoScreen
-from gradwatch.demo_nets import NETS, PIXELS, DemoNet, Outcome, Pixels
+from gradwatch.demo_nets import NETS, PIXELS, DemoNet, Pixels
+from gradwatch.demo_patient import Patient
 from gradwatch.errors import GradWatchError
-from gradwatch.session import watch
 
-_BATCH = 64
-_SEED = 0
 #: Share of the steps that `quick` trains for.
 _QUICK_SHARE = 0.25
-#: A step of these networks takes 1 to 15 ms, so 1 % of it buys no late look within the
-#: demo. With the budget lifted the probes do not depend on the speed of the machine.
-_SETTINGS = {"budget": 1.0, "probe_every": 25}
-
-#: Called after each step with its number from 1 and its loss.
-OnStep = Callable[[int, float], None]
 
 
 def main(
@@ -59,10 +49,15 @@ def main(
         with DemoScreen(nets, len(digits), width) as screen:
             for net in nets:
                 steps = math.ceil(net.steps * _QUICK_SHARE) if quick else net.steps
+                patient = Patient(net, prepare(images, net.pixels), digits, steps)
                 screen.start(net, steps)
-                shown = prepare(images, net.pixels)
-                outcomes.append(diagnose(net, shown, digits, steps, screen.step))
-                screen.show(outcomes[-1])
+                outcome = patient.diagnose(screen.step)
+                screen.show(outcome)
+                if not outcome.well:
+                    screen.start(net, steps, "treated")
+                    outcome = patient.treat(outcome, screen.step)
+                    screen.show_cure(outcome)
+                outcomes.append(outcome)
             screen.summarise(outcomes)
     finally:
         torch.set_num_threads(threads)
@@ -126,70 +121,3 @@ def prepare(images: Tensor, pixels: Pixels) -> Tensor:
     if pixels == "upper-half":
         shown[:, PIXELS // 2 :] = shown.min()
     return shown
-
-
-def diagnose(
-    net: DemoNet, images: Tensor, digits: Tensor, steps: int, on_step: OnStep
-) -> Outcome:
-    """Train one network under a watch and return what came of it.
-
-    The seed is fixed; the caller's random numbers go on as if nothing had happened.
-
-    Args:
-        net: The network.
-        images: What it is shown, `[batch, 64]`.
-        digits: What it is to say, `[batch]`.
-        steps: Optimizer steps.
-        on_step: Told of each step.
-
-    Returns:
-        The outcome.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_SEED)
-        model = net.build()
-        optimizer = net.optimizer(model.parameters())
-        losses = []
-        start = time.perf_counter()
-        with watch(model, console=None, settings=_SETTINGS) as watching:
-            for step, batch in enumerate(batches(len(digits), steps), start=1):
-                optimizer.zero_grad()
-                loss = functional.cross_entropy(model(images[batch]), digits[batch])
-                loss.backward()
-                if net.max_norm is not None:
-                    torch.nn.utils.clip_grad_norm_(model.parameters(), net.max_norm)
-                optimizer.step()
-                losses.append(loss.item())
-                on_step(step, losses[-1])
-        report = watching.report()
-        seconds = time.perf_counter() - start
-    last = losses[-math.ceil(len(digits) / _BATCH) :]
-    model.eval()
-    with torch.no_grad():
-        right = model(images).argmax(1) == digits
-    return Outcome(
-        net=net,
-        steps=steps,
-        first_loss=losses[0],
-        last_loss=sum(last) / len(last),
-        accuracy=right.float().mean().item(),
-        seconds=seconds,
-        report=report,
-    )
-
-
-def batches(size: int, steps: int) -> Iterator[Tensor]:
-    """Yield the indices of `steps` batches, shuffled anew at each pass.
-
-    Args:
-        size: Images.
-        steps: Batches.
-
-    Yields:
-        Indices of at most 64 images.
-    """
-    left = steps
-    while left:
-        for batch in torch.randperm(size).split(_BATCH)[:left]:
-            yield batch
-            left -= 1

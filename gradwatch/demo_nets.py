@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gradwatch.findings import Finding, Health
+from gradwatch.recommendations import Recommendation
 from gradwatch.report import Report
 
 SIDE = 8
@@ -58,6 +59,20 @@ class DemoNet:
 
 
 @dataclass(frozen=True, slots=True)
+class Cure:
+    """What came of the remedies that were tried.
+
+    Attributes:
+        tried: The remedies with their trials, in order; the last one helped if any did.
+        treated: The network with that remedy, trained as long as the sick one; None if
+            none helped.
+    """
+
+    tried: tuple[Recommendation, ...]
+    treated: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What came of training one network, and what gradwatch said about it.
 
@@ -69,6 +84,8 @@ class Outcome:
         accuracy: Share of the training images that it reads rightly in the end.
         seconds: Time of the training loop, gradwatch's own included.
         report: What gradwatch said.
+        cure: What came of the remedies; None for a healthy network, or without a
+            remedy that code can apply.
     """
 
     net: DemoNet
@@ -78,12 +95,18 @@ class Outcome:
     accuracy: float
     seconds: float
     report: Report
+    cure: Cure | None = None
 
     @property
     def finding(self) -> Finding | None:
         """The finding that the verdict rests on, if there is one."""
         alarms = [finding for finding in self.report.findings if finding.is_alarm]
         return alarms[0] if alarms else None
+
+    @property
+    def well(self) -> bool:
+        """Whether gradwatch calls it healthy."""
+        return self.report.health is Health.HEALTHY
 
     @property
     def as_expected(self) -> bool:

@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gradwatch import demo
+from gradwatch import demo, demo_patient
 from gradwatch.console_demo import DemoScreen
-from gradwatch.demo_nets import NETS
+from gradwatch.demo_nets import NETS, Cure
+from gradwatch.demo_patient import Patient
 from gradwatch.errors import GradWatchError
 from gradwatch.findings import Health
+from gradwatch.recommendations import Verdict
 
 BY_NAME = {net.name: net for net in NETS}
 
@@ -25,6 +27,8 @@ def shown(outcomes, width=80, encoding="utf-8"):
             screen.start(outcome.net, outcome.steps)
             screen.step(5, 1.0)
             screen.show(outcome)
+            if not outcome.well:
+                screen.show_cure(outcome)
         screen.summarise(outcomes)
     stream.seek(0)
     return stream.read()
@@ -35,7 +39,13 @@ def train(name, steps):
     images, digits = demo.load_digits()
     net = BY_NAME[name]
     pixels = demo.prepare(images, net.pixels)
-    return demo.diagnose(net, pixels, digits, steps, lambda step, loss: None)
+    patient = Patient(net, pixels, digits, steps)
+    outcome = patient.diagnose(nothing)
+    return outcome if outcome.well else patient.treat(outcome, nothing)
+
+
+def nothing(step, loss):
+    """Be told of a step and do nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +76,39 @@ def test_the_networks_learn_or_do_not(outcomes):
     sick, well = outcomes
     assert sick.last_loss > 0.95 * sick.first_loss
     assert well.last_loss < 0.95 * well.first_loss
+
+
+def test_a_treated_network_learns(outcomes):
+    """The remedy is gradwatch's own, its trial is real, and so is what comes of it."""
+    sick, well = outcomes
+    assert well.cure is None
+    *others, chosen = sick.cure.tried
+    assert chosen in [
+        replace(item, trial=chosen.trial) for item in sick.report.recommendations
+    ]
+    assert chosen.trial.verdict is Verdict.HELPED
+    assert not [item for item in others if item.trial.verdict is Verdict.HELPED]
+    assert sick.accuracy < 0.3
+    assert sick.cure.treated.accuracy > 0.6
+    assert sick.cure.treated.finding is None
+    text = " ".join(shown(outcomes).split())
+    assert f"remedy {sick.cure.tried[0].title}" in text
+    assert "HELPED treated 58 steps in" in text
+    assert "1 of 1 sick network had a remedy that code can apply." in text
+
+
+def test_remedies_that_did_not_help_are_shown_as_such(outcomes):
+    """No network is trained with them, and the table has no accuracy."""
+    sick, _ = outcomes
+    chosen = sick.cure.tried[-1]
+    trial = replace(chosen.trial, verdict=Verdict.HURT, reason="It got worse.")
+    trial = replace(trial, losses_after=tuple(x + 1 for x in trial.losses_before))
+    text = shown([replace(sick, cure=Cure((replace(chosen, trial=trial),)))])
+    assert ": HURT" in text
+    assert "treated   " not in text
+    assert "helps for 0 (the first one for 0)" in " ".join(text.split())
+    alone = shown([replace(sick, cure=None)])
+    assert "remedy    none that code can apply; for you: " in alone
 
 
 def test_a_wrong_verdict_is_said_and_is_the_status(outcomes, monkeypatch, capsys):
@@ -122,6 +165,6 @@ def test_names_are_unique_and_a_rule_is_named_for_the_sick():
 @pytest.mark.slow
 def test_every_network_is_named_as_it_is(seed, monkeypatch, capsys):
     """The whole demo, also with another seed."""
-    monkeypatch.setattr(demo, "_SEED", seed)
+    monkeypatch.setattr(demo_patient, "_SEED", seed)
     status = demo.main()
     assert status == 0, capsys.readouterr().out
