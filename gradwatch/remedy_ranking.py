@@ -79,8 +79,8 @@ _TABLE: Mapping[Situation, tuple[Line, ...]] = MappingProxyType(
             *(_RESIDUAL, _LAYER_NORM, _BATCH_NORM, _ADAM),
         ),
         # LSTM chrono 5/6, GRU update bias 4 5/6, orthogonal 4/6; default cells 0/6. Of
-        # the two equals the GRU first: it returns what nn.RNN returns, with fewer gates.
-        Situation.VANISHING_TIME: (*(_SLOW_GRU, _CHRONO, _ORTHOGONAL_TIME, _GATED),),
+        # the two equals the GRU first: it returns what nn.RNN returns.
+        Situation.VANISHING_TIME: (_SLOW_GRU, _CHRONO, _ORTHOGONAL_TIME, _GATED),
         # Of 24: the activation's own 14, SELU 20, tanh + Xavier 19, pre-norm residual
         # 19, ReLU + He 17, layer norm 16.
         Situation.EXPLODING_PLAIN: (

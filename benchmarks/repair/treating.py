@@ -46,7 +46,7 @@ def treated(run: Run, recommendations: Sequence[Recommendation]) -> Run:
 
 
 def _until_not_finite(run: Run) -> Run:
-    """Return the run with a loss that ends it at NaN or Inf: nothing repairs it then."""
+    """Return the run with a loss that ends it at NaN or Inf, which is its result."""
     inner = run.loss_fn
 
     def loss_fn(module: nn.Module, batch: Batch) -> Tensor:
