@@ -67,7 +67,11 @@ def options(
 @app.command()
 def report(
     path: Annotated[
-        Path, typer.Argument(help="A .json file that a report was saved to.")
+        Path,
+        typer.Argument(
+            help="Folder of a recorded run, also of one that runs or was killed; or a "
+            ".json file that a report was saved to."
+        ),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the JSON, checked and complete.")
@@ -77,11 +81,19 @@ def report(
         typer.Option("--html", help="Write the report's page to this file."),
     ] = None,
 ) -> None:
-    """Show a saved report again."""
+    """Show the report of a recorded run, or a saved one."""
     from gradwatch.console import emit, report_text, stream_format
     from gradwatch.report import Report
+    from gradwatch.runlog import is_record, read_run
 
-    loaded = Report.load(path)
+    if is_record(path):
+        run = read_run(path)
+        loaded = run.report
+        if run.finished:  # an unfinished one has them in its report
+            for note in run.notes:
+                typer.echo(f"gradwatch: {_one_line(note)}", err=True)
+    else:
+        loaded = Report.load(path)
     if html is not None:
         typer.echo(f"{loaded.save(_as_html(html))} written.", err=True)
     elif as_json:
@@ -89,6 +101,29 @@ def report(
     else:
         width, colour = stream_format(sys.stdout)
         emit(report_text(loaded, width, colour=colour), sys.stdout)
+
+
+@app.command()
+def compare(
+    run_a: Annotated[
+        Path, typer.Argument(help="The first run: a recorded one or a saved report.")
+    ],
+    run_b: Annotated[Path, typer.Argument(help="The run with the change.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the comparison as JSON.")
+    ] = False,
+) -> None:
+    """Say what became of a run's findings in another: did the fix help?"""
+    from gradwatch.comparison import compare as compare_runs
+    from gradwatch.console import emit, stream_format
+    from gradwatch.console_comparison import comparison_text
+
+    comparison = compare_runs(run_a, run_b)
+    if as_json:
+        typer.echo(comparison.to_json())
+        return
+    width, colour = stream_format(sys.stdout)
+    emit(comparison_text(comparison, width, colour=colour), sys.stdout)
 
 
 def _as_html(path: Path) -> Path:

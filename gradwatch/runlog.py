@@ -61,6 +61,7 @@ class Run:
             ones thinned evenly over the run.
         structure: The network.
         settings: The limits in use.
+        ignore: What its user ignores, as given to `watch()`.
         events: Findings as they came and went, oldest first.
         finished: Whether the watch was closed; else it still runs, or was killed.
         notes: What a reader must know of the record, one sentence each.
@@ -73,6 +74,7 @@ class Run:
     history: History
     structure: Structure
     settings: Settings
+    ignore: tuple[str, ...]
     events: tuple[FindingEvent, ...]
     finished: bool
     notes: tuple[str, ...]
@@ -174,6 +176,7 @@ def read_run(path: str | Path) -> Run:
         history=contents.whole,
         structure=contents.structure,
         settings=settings,
+        ignore=header.ignore,
         events=tuple(contents.events),
         finished=finished,
         notes=tuple(notes),

@@ -177,4 +177,12 @@ def test_module_and_error_without_a_traceback(tmp_path):
 def test_no_command_of_later_issues_is_stubbed():
     """A command that is listed works."""
     names = {command.callback.__name__ for command in cli.app.registered_commands}
-    assert names == {"report", "run", "explain", "rules", "remedies", "demo"}
+    assert names == {
+        "report",
+        "compare",
+        "run",
+        "explain",
+        "rules",
+        "remedies",
+        "demo",
+    }
