@@ -234,12 +234,11 @@ def _line(report: Report, index: int, rank: int) -> RenderableType:
 
 
 def _title(recommendation: Recommendation, index: int, rank: int) -> tuple[Text, Text]:
-    word = "or" if rank else "try"
     trial = recommendation.trial
+    helped = trial is not None and trial.verdict is Verdict.HELPED
+    word = "or" if rank else "use" if helped else "try"
     if tried_in_vain(recommendation):
         word = "not"
-    elif trial is not None and trial.verdict is Verdict.HELPED:
-        word = "use"
     label = Text(f"{word} [{index}]", style="bold")
     return label, Text(inert(recommendation.title), style="bold")
 
