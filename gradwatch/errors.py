@@ -50,6 +50,14 @@ class DetachedWarning(GradWatchWarning):
     """
 
 
+class ListenerWarning(GradWatchWarning):
+    """A logger cannot write what was measured; the watch goes on without it.
+
+    Emitted once a logger: its run was closed before the watch, the disk is full, a
+    server is gone. Open a new logger and attach it to go on.
+    """
+
+
 class RecordWarning(GradWatchWarning):
     """The record of a run cannot be written any more; the watch goes on without it.
 

@@ -69,7 +69,7 @@ class Observer:
         self._probe: Probe | None = None
         self._pulses = PulseTaker(self.watched, self.hooks, self._deliveries)
         self._idle_s = 0.0
-        self._loss: float | Tensor | None = None
+        self.loss: float | Tensor | None = None  # of the step under way
         self._last = LastForward()
         self.capture = Capture(settings.capture_limit)
 
@@ -186,7 +186,7 @@ class Observer:
         """Note the loss where the model computes it itself."""
         loss = getattr(output, "loss", None)
         if isinstance(loss, Tensor) and loss.numel() == 1:
-            self._loss = loss.detach()
+            self.loss = loss.detach()
         if self.hooks.armed:
             self.capture.note_output(output, self.hooks.hook_tensor)
 
@@ -234,7 +234,7 @@ class Observer:
         if not self._pulses.wanted and self._probe is None:
             return
         scale = self._scale_tensor()
-        reading = self._pulses.finish(self._step, optimizer, self._loss, scale)
+        reading = self._pulses.finish(self._step, optimizer, self.loss, scale)
         if reading is not None:
             self._seek_nan_origin(reading)
 
@@ -287,14 +287,14 @@ class Observer:
             self._probe.read_step()
             self.capture.complete(self._step, self._scale_tensor())
         self._manual = True
-        self._pulses.finish(self._step, None, self._loss, None)
+        self._pulses.finish(self._step, None, self.loss, None)
         self._end_step(None)
 
     def _end_step(self, optimizer: Optimizer | None) -> None:
         probed = self._probe is not None
         if probed:
             self._seal(optimizer)
-        self._loss = None
+        self.loss = None
         self._pulses.end_step()
         self._deliver(False)
         self._begin_step(1)
@@ -325,7 +325,7 @@ class Observer:
     def on_rest_end(self, steps: int, *, clock_runs: bool) -> None:
         """Take up the count after steps that nobody looked at."""
         self._stopwatch.add(steps * self._idle_s)
-        self._loss = None
+        self.loss = None
         if steps:
             self._begin_step(steps)
         if clock_runs:
@@ -361,7 +361,7 @@ class Observer:
             roles=self.optimizers,
             pulses=self._pulses,
             optimizer=optimizer,
-            loss=self._loss,
+            loss=self.loss,
             scale=self._scale_tensor(),
             pulse_every=self.rhythm.pulse_every if self._step >= 50 else 1,
         )
@@ -389,13 +389,13 @@ class Observer:
         if self.hooks.resting:
             return
         if isinstance(loss, Tensor):
-            self._loss = loss.detach().clone()  # a running sum may go on
+            self.loss = loss.detach().clone()  # a running sum may go on
         elif loss is not None:
-            self._loss = float(loss)
+            self.loss = float(loss)
 
     def on_closure_loss(self, loss: Any) -> None:
         """Note the loss that a closure returned."""
         if isinstance(loss, Tensor) and loss.numel() != 1:
             return
-        if isinstance(loss, Tensor | float | int) and self._loss is None:
+        if isinstance(loss, Tensor | float | int) and self.loss is None:
             self.log_loss(loss)

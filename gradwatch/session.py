@@ -19,6 +19,7 @@ from gradwatch.errors import SettingsError
 from gradwatch.findings import Finding, Health, Severity
 from gradwatch.history import History
 from gradwatch.layers import count_entries
+from gradwatch.listeners import Listener, Listeners
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.report import Report
@@ -170,6 +171,7 @@ class Watch(WatchTrials):
         self._announced: set[tuple[str, Severity]] = set()
         self._view = _console_view(console, name)
         self._report_printed = False
+        self._listeners = Listeners()
         self._anatomy = Anatomy()
         reference = weakref.ref(self)
 
@@ -216,7 +218,7 @@ class Watch(WatchTrials):
         self.closed = True
         self._finalizer.detach()
         self._observer.detach()
-        if self._view is not None or self._recorder is not None:
+        if self._view is not None or self._recorder is not None or self._listeners:
             self._observer.hooks.attempt(self._say_goodbye)
 
     # -- the user's side ----------------------------------------------------------
@@ -244,6 +246,25 @@ class Watch(WatchTrials):
                 "entry."
             )
         self._observer.hooks.guard(self._observer.log_loss, loss)
+
+    def attach(self, listener: Listener) -> None:
+        """Tell a logger of every probe from now on, and of the report at the end.
+
+        One that raises is dropped with a `ListenerWarning`. A closed watch gives the
+        report at once.
+
+        Args:
+            listener: A logger of `gradwatch.integrations`, or anything that has
+                `on_probe(watch)` and `on_close(watch, report)`.
+        """
+        self._listeners.add(listener)
+        if self.closed:
+            self._listeners.on_close(self, self.report())
+
+    @property
+    def loss(self) -> float | torch.Tensor | None:
+        """Loss of the step under way; None before it is known, and between looks."""
+        return self._observer.loss
 
     @property
     def name(self) -> str:
@@ -306,12 +327,13 @@ class Watch(WatchTrials):
         )
 
     def _say_goodbye(self) -> None:
-        """Record the report, then print it."""
+        """Record the report, print it, then give it to the loggers."""
         report = self.report()
         if self._recorder is not None:
             self._recorder.finish(self.history, self._seen(), report)
         if self._view is not None:
             self._view.on_close(report)
+        self._listeners.on_close(self, report)
 
     def _count(self) -> int:
         """Count again while the model lives: lazy parameters have grown since."""
@@ -349,6 +371,7 @@ class Watch(WatchTrials):
         if self._view is not None:
             standing, health = self._detector.standing, self._health()
             self._view.on_probe(self.history, standing, health, self.overhead)
+        self._listeners.on_probe(self)
         return bool(self._detector.newly_fired)
 
     def _health(self) -> Health:

@@ -7,48 +7,43 @@ from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from gradwatch.findings import Finding
+from gradwatch.findings import Finding, Severity
 from gradwatch.integrations.scalars import scalars
 from gradwatch.report import Report
 from gradwatch.session import Watch
 
 
 class RunLogger(ABC):
-    """Writes what a watch measures to a logger.
+    """Writes what a watch measures: `watch.attach(logger)`, and nothing else.
 
-    Call `log` in the loop, as often as you like: it writes only what a probe has
-    measured anew. Call `close` at the end for the report.
-
-    Args:
-        watch: The watch.
+    It writes at each probe, and the report when the watch closes. One that raises is
+    dropped with a `ListenerWarning`; training and the watch go on.
     """
 
-    def __init__(self, watch: Watch) -> None:
-        self.watch = watch
-        self._probes = 0
-        self._told: set[str] = set()
+    def __init__(self) -> None:
+        self._told: set[tuple[str, Severity]] = set()
+        self._step: int | None = None
 
-    def log(self) -> None:
-        """Write new numbers and newly confirmed findings at their step."""
-        if self.watch.history.num_probes == self._probes:
+    def on_probe(self, watch: Watch) -> None:
+        """Write new numbers and newly confirmed findings at the probe's step."""
+        step = _step_of(watch)
+        if step == self._step:
             return
-        self._probes = self.watch.history.num_probes
-        step = max(self.watch.history.last_step, 0)
-        self.write_scalars(scalars(self.watch), step)
-        for finding in self.watch.findings:
-            if finding.is_alarm and finding.code not in self._told:
-                self._told.add(finding.code)
+        self._step = step
+        self.write_scalars(scalars(watch), step)
+        for finding in watch.findings:
+            known = (finding.code, finding.severity)
+            if finding.is_alarm and known not in self._told:
+                self._told.add(known)
                 self.write_text(f"gradwatch/{finding.code}", told(finding), step)
 
-    def close(self) -> Report:
-        """Write the last numbers and the report, and return it."""
-        self.log()
-        report = self.watch.report()
-        step = max(self.watch.history.last_step, 0)
-        self.write_text("gradwatch/report", f"```\n{report}\n```", step)
+    def on_close(self, watch: Watch, report: Report) -> None:
+        """Write what is still unwritten, and the report."""
+        self.on_probe(watch)
+        text = f"```\n{report}\n```"
+        self.write_text("gradwatch/report", text, _step_of(watch))
         with TemporaryDirectory() as folder:
             self.write_files([report.save(Path(folder) / "gradwatch-report.json")])
-        return report
 
     @abstractmethod
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:
@@ -60,6 +55,11 @@ class RunLogger(ABC):
 
     def write_files(self, files: list[Path]) -> None:  # noqa: B027 - not all can
         """Keep files with the run; they are gone afterwards. By default nothing."""
+
+
+def _step_of(watch: Watch) -> int:
+    latest = watch.history.latest
+    return 0 if latest is None else latest.step
 
 
 def told(finding: Finding) -> str:

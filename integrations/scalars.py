@@ -15,7 +15,7 @@ NAMES: dict[str, str] = {
     "gradwatch/update_ratio/median": "median of applied update over weight",
     "gradwatch/dead_share": "largest share of dead units of a layer",
     "gradwatch/saturated_share": "largest share of saturated outputs of a layer",
-    "gradwatch/alarms": "confirmed warnings and critical findings that stand",
+    "gradwatch/findings": "confirmed warnings and critical findings that stand",
     "gradwatch/overhead": "share of training time that gradwatch took",
 }
 
@@ -31,7 +31,7 @@ def scalars(watch: Watch) -> dict[str, float]:
         what is not finite is a finding.
     """
     values = _measured(watch.history)
-    values["gradwatch/alarms"] = float(sum(f.is_alarm for f in watch.findings))
+    values["gradwatch/findings"] = float(sum(f.is_alarm for f in watch.findings))
     values["gradwatch/overhead"] = watch.overhead
     return {key: value for key, value in values.items() if math.isfinite(value)}
 

@@ -6,19 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from gradwatch.integrations.loggers import RunLogger
-from gradwatch.session import Watch
 
 
 class TensorBoardLogger(RunLogger):
     """Writes to a `torch.utils.tensorboard.SummaryWriter`.
 
     Args:
-        watch: The watch.
         writer: The user's `SummaryWriter`; it is not closed.
     """
 
-    def __init__(self, watch: Watch, writer: Any) -> None:
-        super().__init__(watch)
+    def __init__(self, writer: Any) -> None:
+        super().__init__()
         self.writer = writer
 
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from gradwatch.integrations.loggers import RunLogger
-from gradwatch.session import Watch
 
 
 class WandbLogger(RunLogger):
@@ -17,12 +16,11 @@ class WandbLogger(RunLogger):
     not disturb the step counter of the user's own `run.log`.
 
     Args:
-        watch: The watch.
         run: The user's run; it is not finished.
     """
 
-    def __init__(self, watch: Watch, run: Any) -> None:
-        super().__init__(watch)
+    def __init__(self, run: Any) -> None:
+        super().__init__()
         self.run = run
         run.define_metric("gradwatch/step")
         run.define_metric("gradwatch/*", step_metric="gradwatch/step")

@@ -58,7 +58,7 @@ ORDER = (
     ("demo_nets", "console_cures", "console_demo"),
     ("html", "runlog_format", "runlog_writing", "runlog_recording", "runlog"),
     ("comparison_parts", "comparison_measures", "comparison", "console_comparison"),
-    ("watch_options", "session_trials", "session", "precheck"),
+    ("watch_options", "listeners", "session_trials", "session", "precheck"),
     ("demo_patient", "demo"),
     ("autowatch",),
     ("script",),

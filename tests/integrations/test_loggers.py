@@ -11,7 +11,7 @@ from gradwatch.integrations.loggers import RunLogger, told
 from gradwatch.integrations.scalars import NAMES, scalars
 
 
-def train(make_logger, steps=12):
+def train(logger, steps=12):
     """Train a sick net with a logger and return the watch."""
     torch.manual_seed(0)
     hidden = [m for _ in range(10) for m in (nn.Linear(16, 16), nn.Sigmoid())]
@@ -19,21 +19,19 @@ def train(make_logger, steps=12):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     x, y = torch.randn(32, 16), torch.randint(4, (32,))
     with gradwatch.watch(model, console=None) as watch:
-        logger = make_logger(watch)
+        watch.attach(logger)
         for _ in range(steps):
             optimizer.zero_grad()
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
-            logger.log()
-        logger.close()
     return watch
 
 
 class Memory(RunLogger):
     """Keeps what would be written."""
 
-    def __init__(self, watch):
-        super().__init__(watch)
+    def __init__(self):
+        super().__init__()
         self.scalars, self.texts, self.files = [], {}, []
 
     def write_scalars(self, values, step):
@@ -48,33 +46,49 @@ class Memory(RunLogger):
 
 def test_only_what_a_probe_measured_anew_is_written():
     """One row a probe, at its step; names that stay."""
-    kept = []
-
-    def make(watch):
-        kept.append(Memory(watch))
-        return kept[0]
-
-    watch = train(make)
-    steps = [step for step, _ in kept[0].scalars]
-    assert steps == sorted(set(steps))
-    assert len(steps) <= watch.history.num_probes
-    assert set(kept[0].scalars[-1][1]) <= set(NAMES)
-    assert kept[0].scalars[-1][1]["gradwatch/D_decades"] > 2.0
+    kept = Memory()
+    watch = train(kept)
+    steps = [step for step, _ in kept.scalars]
+    assert steps == [probe.step for probe in watch.history.probes]
+    assert set(kept.scalars[-1][1]) <= set(NAMES)
+    assert kept.scalars[-1][1]["gradwatch/D_decades"] > 2.0
 
 
 def test_findings_and_the_report_are_kept_as_text():
     """The code, the number and its limit; the report as a file too."""
-    kept = []
+    kept = Memory()
+    train(kept)
+    assert "GW101 vanishing-gradient" in kept.texts["gradwatch/GW101"]
+    assert "(limit 2)" in kept.texts["gradwatch/GW101"]
+    assert "VANISHING" in kept.texts["gradwatch/report"]
+    assert kept.files[0]["format"] == "gradwatch-report"
 
-    def make(watch):
-        kept.append(Memory(watch))
-        return kept[0]
 
-    train(make)
-    assert "GW101 vanishing-gradient" in kept[0].texts["gradwatch/GW101"]
-    assert "(limit 2)" in kept[0].texts["gradwatch/GW101"]
-    assert "VANISHING" in kept[0].texts["gradwatch/report"]
-    assert kept[0].files[0]["format"] == "gradwatch-report"
+def test_a_logger_that_fails_is_dropped_and_training_goes_on():
+    """A run that its owner has closed: one warning, and the report as ever."""
+
+    class Closed(Memory):
+        def write_scalars(self, values, step):
+            super().write_scalars(values, step)
+            if step > 0:
+                raise OSError("the run is closed")
+
+    kept = Closed()
+    with pytest.warns(gradwatch.ListenerWarning, match="Closed cannot write .* closed"):
+        watch = train(kept)
+    assert [step for step, _ in kept.scalars] == [0, 1]
+    assert "gradwatch/report" not in kept.texts
+    assert watch.report().run.failure == ""
+    assert watch.report().run.steps == 12
+
+
+def test_a_closed_watch_is_written_at_once():
+    """A logger that comes late has the last numbers and the report."""
+    watch = train(Memory())
+    kept = Memory()
+    watch.attach(kept)
+    assert [step for step, _ in kept.scalars] == [watch.history.latest.step]
+    assert "VANISHING" in kept.texts["gradwatch/report"]
 
 
 def test_what_is_not_measured_is_left_out():
@@ -82,7 +96,7 @@ def test_what_is_not_measured_is_left_out():
     model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
     with gradwatch.watch(model, console=None) as watch:
         values = scalars(watch)
-    assert set(values) == {"gradwatch/alarms", "gradwatch/overhead"}
+    assert set(values) == {"gradwatch/findings", "gradwatch/overhead"}
 
 
 def test_a_finding_is_told_with_its_evidence():
@@ -112,7 +126,7 @@ def test_tensorboard_reads_back_what_was_written(tmp_path):
     from gradwatch.integrations.tensorboard import TensorBoardLogger
 
     writer = SummaryWriter(tmp_path)
-    train(lambda watch: TensorBoardLogger(watch, writer))
+    train(TensorBoardLogger(writer))
     writer.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     values = [event.value for event in events.Scalars("gradwatch/D_decades")]
@@ -131,7 +145,7 @@ def test_wandb_keeps_the_run_offline(tmp_path, monkeypatch):
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = wandb.init(project="x", mode="offline", dir=str(tmp_path))
-    train(lambda watch: WandbLogger(watch, run))
+    train(WandbLogger(run))
     summary = dict(run.summary)
     run.finish()
     assert summary["gradwatch/D_decades"] > 2.0
@@ -152,7 +166,7 @@ def test_mlflow_keeps_metrics_and_artifacts(tmp_path, monkeypatch):
     client = mlflow.MlflowClient(tracking_uri=tmp_path.as_uri())
     experiment = client.create_experiment("x")
     run = client.create_run(experiment)
-    train(lambda watch: MLflowLogger(watch, client, run.info.run_id))
+    train(MLflowLogger(client, run.info.run_id))
     history = client.get_metric_history(run.info.run_id, "gradwatch/D_decades")
     assert history[-1].value > 2.0
     names = {item.path for item in client.list_artifacts(run.info.run_id, "gradwatch")}

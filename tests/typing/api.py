@@ -103,6 +103,7 @@ def names() -> tuple[str, tuple[type[Warning], ...]]:
         (
             gradwatch.GradWatchWarning,
             gradwatch.DetachedWarning,
+            gradwatch.ListenerWarning,
             gradwatch.RecordWarning,
             gradwatch.TreatmentWarning,
         ),
