@@ -51,7 +51,8 @@ class Entry:
         data: Its JSON; empty once it is written.
         count: Pulses in it, 1 for other kinds.
         number: Running number of its (first) probe or pulse.
-        stride: Distance between the numbers of its pulses.
+        stride: Distance between the numbers of its pulses; of a probe, to which it
+            was thinned.
         offset: Where it starts in the file.
         size: Its bytes.
     """
@@ -213,7 +214,7 @@ class RunWriter:
             room = 0.75 * limits.size_bytes - fixed
             while len(kept) > 2 and sum(entry.size for entry in kept) > room:
                 kept = thinned(kept, len(kept) - 1, min(3, len(kept) // 2))
-        chosen = {entry.number for entry in kept}
+        chosen = {entry.number: entry for entry in kept}
         pulses = self._thinned_pulses()
         entries: list[Entry] = []
         for entry in self._entries:
@@ -221,7 +222,7 @@ class RunWriter:
                 entries.extend(pulses)
                 pulses = []
             elif entry.kind is Kind.PROBE:
-                entries += [entry] if entry.number in chosen else []
+                entries += [chosen[entry.number]] if entry.number in chosen else []
             elif self._newest.get(entry.kind, entry) is entry:
                 entries.append(entry)
         self._rewrite(entries)
@@ -320,13 +321,15 @@ def thinned(entries: Sequence[Entry], most: int, newest: int) -> list[Entry]:
     newest = min(newest, len(entries) - 1)
     old, recent = entries[: len(entries) - newest], entries[len(entries) - newest :]
     room = max(1, (most - newest) // 2)
-    stride, kept = 1, list(old)
+    # What was thinned before is wider apart: the newer must not stay denser than that.
+    stride = max(entry.stride for entry in old)
+    kept = [entry for entry in old if entry.number % stride == 0]
     while len(kept) > room and stride <= old[-1].number:
         stride *= 2
         kept = [entry for entry in old if entry.number % stride == 0]
     if not kept or kept[0] is not old[0]:
         kept.insert(0, old[0])
-    return [*kept, *recent]
+    return [*(replace(entry, stride=stride) for entry in kept), *recent]
 
 
 def _kept(entry: Entry, stride: int) -> int:
