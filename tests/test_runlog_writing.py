@@ -95,6 +95,30 @@ def test_a_killed_run_is_read_up_to_its_last_probe(training, tmp_path):
     assert run.events[0].what == "came"
 
 
+def test_a_script_is_recorded_a_model_at_a_time(tmp_path):
+    """`gradwatch run --record` makes a folder for each model that the script trains."""
+    (tmp_path / "train.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "for kind in (nn.Linear, nn.Linear, nn.Bilinear):\n"
+        "    model = kind(*[4] * (2 + (kind is nn.Bilinear)))\n"
+        "    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)\n"
+        "    inputs = [torch.randn(8, 4)] * (1 + (kind is nn.Bilinear))\n"
+        "    model(*inputs).mean().backward()\n"
+        "    optimizer.step()\n"
+    )
+    command = ["-m", "gradwatch", "run", "--console", "none", "--record", "runs"]
+    subprocess.run(
+        [sys.executable, *command, "train.py"],
+        check=True,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+    )
+    runs = [read_run(folder) for folder in (tmp_path / "runs").iterdir()]
+    assert sorted(run.name for run in runs) == ["Bilinear", "Linear", "Linear #2"]
+    assert all(run.finished and run.report.run.steps == 1 for run in runs)
+
+
 # -- bounded --------------------------------------------------------------------------
 
 
