@@ -38,7 +38,8 @@ def test_the_eighteen_remedies_of_the_design_exist_once_each():
 
 def test_every_remedy_class_is_registered():
     """A file that is not in the tuple would never be asked."""
-    assert {type(remedy) for remedy in REMEDIES} == set(Remedy.__subclasses__())
+    ours = {c for c in Remedy.__subclasses__() if c.__module__.startswith("gradwatch.")}
+    assert {type(remedy) for remedy in REMEDIES} == ours
 
 
 def test_every_remedy_that_a_rule_names_exists():
