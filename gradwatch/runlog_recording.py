@@ -135,6 +135,10 @@ class Recorder:
         )
         self._writer.close()
 
+    def close(self) -> None:
+        """Close the file, also without an end. Repeated calls do nothing."""
+        self._writer.close()
+
     def _write(self, compose: Callable[[], list[Entry]]) -> None:
         if not self._writer.is_open:
             return

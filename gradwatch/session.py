@@ -220,6 +220,8 @@ class Watch(WatchTrials):
         self._observer.detach()
         if self._view is not None or self._recorder is not None or self._listeners:
             self._observer.hooks.attempt(self._say_goodbye)
+        if self._recorder is not None:
+            self._recorder.close()
 
     # -- the user's side ----------------------------------------------------------
 

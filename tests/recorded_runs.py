@@ -21,7 +21,7 @@ class FakeRun:
     def __init__(self, folder, *, settings=None, structure=None, **options):
         self.settings = settings or Settings()
         self.recorder = start_record(folder, self.settings, model="Net", **options)
-        weakref.finalize(self, self.recorder._writer.close)
+        weakref.finalize(self, self.recorder.close)
         self.history = RecordedHistory(
             self.settings.max_probes, self.settings.max_pulses, self.recorder
         )

@@ -85,6 +85,7 @@ STEPS = st.builds(
 )
 
 
+@examples(deadline=None)
 @given(STEPS)
 def test_any_probe_survives_the_round_trip(record):
     """Bit by bit: NaN, Inf, None, -0.0, and any text as a layer's name."""
@@ -95,6 +96,7 @@ def test_any_probe_survives_the_round_trip(record):
     assert same(read, record)
 
 
+@examples(deadline=None)
 @given(NUMBER, NUMBER, st.booleans(), NUMBER)
 def test_any_pulse_survives_the_round_trip(norm, loss, finite, scale):
     """The same of pulses, where a loss scale of None is not the default of 1."""
@@ -238,7 +240,7 @@ def finished(tmp_path_factory):
     return (run.finish() / "run.jsonl").read_bytes()
 
 
-@examples(max_examples=150, suppress_health_check=list(HealthCheck))
+@examples(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_a_record_cut_off_anywhere_gives_every_complete_line(
     finished, tmp_path_factory, data
