@@ -5,44 +5,55 @@ Works with `lightning.pytorch` and `pytorch_lightning`, whichever the Trainer is
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from gradwatch.errors import GradWatchError, GradWatchWarning, SettingsError
+from gradwatch.errors import (
+    GradWatchError,
+    GradWatchWarning,
+    ReportError,
+    SettingsError,
+)
 from gradwatch.findings import Finding
-from gradwatch.integrations.scalars import scalars
+from gradwatch.integrations.acting import Act, check_act, warn_of
+from gradwatch.integrations.scalars import NAMES, grad_norm, scalars
 from gradwatch.report import Report
 from gradwatch.session import ConsoleMode, Watch, watch
+from gradwatch.settings import Settings
+from gradwatch.statistics import tensors_in
 
-Act = Literal["report", "warn", "stop"]
 _PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-#: Batches kept for a trial: references, no copies.
+#: Batches kept for a trial at most (chosen, not measured).
 _TRIAL_BATCHES = 8
 _TRIAL_STEPS = 50
 
 
 def _bases() -> tuple[type, ...]:
-    """Return the Callback classes of the packages in use, or of the one installed."""
-    used = [name for name in _PACKAGES if name in sys.modules]
-    for name in used or _PACKAGES:
-        try:
+    """Return the Callback classes of the packages in use, or of the one installed.
+
+    Both where both are in use: their Trainers ask for nothing but the methods, but a
+    `LightningCLI` asks for an instance of its own package's class.
+    """
+    names = [name for name in _PACKAGES if name in sys.modules] or _first_installed()
+    return tuple(importlib.import_module(f"{n}.callbacks").Callback for n in names)
+
+
+def _first_installed() -> list[str]:
+    for name in _PACKAGES:
+        with contextlib.suppress(ImportError):
             importlib.import_module(name)
-        except ImportError:
-            continue
-        used = used or [name]
-        break
-    if not used:
-        raise GradWatchError(
-            "The Lightning callback needs Lightning: pip install lightning (or "
-            "pytorch-lightning)."
-        )
-    return tuple(importlib.import_module(f"{name}.callbacks").Callback for name in used)
+            return [name]
+    raise GradWatchError(
+        "The Lightning callback needs Lightning: pip install lightning (or "
+        "pytorch-lightning)."
+    )
 
 
 class _Hooks:
@@ -54,6 +65,7 @@ class _Hooks:
         act: Act = "report",
         console: ConsoleMode | None = "alerts",
         log: bool = True,
+        aliases: dict[str, str] | None = None,
         budget: float | None = None,
         every: int | None = None,
         record: str | None = None,
@@ -63,43 +75,51 @@ class _Hooks:
         trial: bool = False,
     ) -> None:
         super().__init__()
-        if act not in ("report", "warn", "stop"):
+        check_act(act)
+        if unknown := sorted(set(aliases or ()) - set(NAMES)):
             raise SettingsError(
-                f"`act` (={act!r}) must be 'report', 'warn' or 'stop': what a "
-                "confirmed finding leads to."
+                f"`aliases` (={unknown[0]!r}) must map from one of the names that are "
+                f"logged: {', '.join(NAMES)}."
             )
         self.act = act
         self.log_scalars = log
+        self.aliases = dict(aliases or {})
         self.try_remedies = trial
         self.watch: Watch | None = None
         self.report: Report | None = None
         self.previous_report: Report | None = None
-        self._options = {
+        self._options: dict[str, Any] = {
             "settings": settings,
             "console": console,
             "budget": budget,
             "every": every,
+            "record": record,
             "include": tuple(include or ()),
             "exclude": tuple(exclude or ()),
             "ignore": tuple(ignore or ()),
         }
-        if record is not None:
-            self._options["record"] = record
+        self._capture_limit = Settings.coerce(settings).capture_limit
+        self._begin()
+
+    def _begin(self) -> None:
+        """Forget what belongs to an earlier fit."""
         self._found: list[Finding] = []
-        self._logged_probes = 0
+        self._wants_stop = False
+        self._logged = (0, 0)
         self._loss: Tensor | None = None
+        self._num_losses = 0
         self._batches: list[Any] = []
+        self._batch_bytes = 0
 
     # -- attach and detach --------------------------------------------------------
 
     def on_train_start(self, trainer: Any, pl_module: nn.Module) -> None:
         """Attach, after sanity checking and before the first training batch."""
+        self._begin()
         self._options["scaler"] = getattr(trainer.precision_plugin, "scaler", None)
+        name = type(pl_module).__name__
         self.watch = watch(
-            pl_module,
-            on_finding=self._found.append,
-            name=type(pl_module).__name__,
-            **self._options,  # type: ignore[arg-type]
+            pl_module, on_finding=self._found.append, name=name, **self._options
         )
 
     def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:
@@ -125,30 +145,46 @@ class _Hooks:
 
     # -- every step ---------------------------------------------------------------
 
-    def on_before_backward(
-        self, trainer: Any, pl_module: nn.Module, loss: Tensor
+    def on_train_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Note the loss, the loss scale divided out; micro-batches add up."""
+        """Keep some batches for a trial: references, and no more than may be captured.
+
+        By hand the losses of one batch add up, whatever steps they are for.
+        """
+        if not pl_module.automatic_optimization:
+            self._loss, self._num_losses = None, 0
+        if self.try_remedies and len(self._batches) < _TRIAL_BATCHES:
+            size = sum(t.numel() * t.element_size() for t in tensors_in(batch))
+            if self._batch_bytes + size <= self._capture_limit:
+                self._batch_bytes += size
+                self._batches.append(batch)
+
+    def on_before_backward(self, trainer: Any, pl_module: Any, loss: Tensor) -> None:
+        """Tell the watch the loss of the step so far.
+
+        Lightning has multiplied it by the loss scale, and divided it by the number of
+        micro-batches: both are undone, so that it is the mean over those seen.
+        """
+        if self.watch is None:
+            return
         value = loss.detach()
-        scale = getattr(self._options.get("scaler"), "_scale", None)
+        scale = getattr(self._options["scaler"], "_scale", None)
         if scale is not None:
             value = value / scale.to(value.device)
         self._loss = value if self._loss is None else self._loss + value
+        self._num_losses += 1
+        parts = trainer.accumulate_grad_batches
+        if pl_module.automatic_optimization and parts > 1:
+            self.watch.log(loss=self._loss * (parts / self._num_losses))
+        else:
+            self.watch.log(loss=self._loss)
 
     def on_before_optimizer_step(
         self, trainer: Any, pl_module: nn.Module, optimizer: Any
     ) -> None:
-        """Tell the watch the loss of the step that is about to be taken."""
-        if self.watch is not None and self._loss is not None:
-            self.watch.log(loss=self._loss)
-        self._loss = None
-
-    def on_train_batch_start(
-        self, trainer: Any, pl_module: nn.Module, batch: Any, batch_idx: int
-    ) -> None:
-        """Keep some batches for a trial."""
-        if self.try_remedies and len(self._batches) < _TRIAL_BATCHES:
-            self._batches.append(batch)
+        """Begin a new sum: what follows belongs to another step."""
+        self._loss, self._num_losses = None, 0
 
     def on_train_batch_end(
         self,
@@ -159,40 +195,58 @@ class _Hooks:
         batch_idx: int,
     ) -> None:
         """Log new numbers and act on findings."""
-        live = self.watch
-        if live is None:
+        if self.watch is None:
             return
-        probes = live.history.num_probes
-        if probes != self._logged_probes:
-            self._logged_probes = probes
-            if self.log_scalars:
-                self._log(trainer, pl_module, scalars(live))
+        if self.log_scalars:
+            self._log_news(self.watch, trainer, pl_module)
         if self._found and self.act != "report":
             self._react(trainer)
 
-    def _log(self, trainer: Any, pl_module: Any, values: Mapping[str, float]) -> None:
+    def _log_news(self, live: Watch, trainer: Any, pl_module: Any) -> None:
+        """Log all numbers after a probe, and the norm as often as the Trainer logs."""
+        history = live.history
+        probes, pulses = self._logged
+        step = trainer.fit_loop.epoch_loop._batches_that_stepped
+        if history.num_probes != probes:
+            self._log(trainer, pl_module, scalars(live), step)
+        elif history.num_pulses != pulses and not (
+            (step + 1) % trainer.log_every_n_steps
+        ):
+            self._log(trainer, pl_module, grad_norm(history), step)
+        else:
+            return
+        self._logged = (history.num_probes, history.num_pulses)
+
+    def _log(
+        self, trainer: Any, pl_module: Any, values: dict[str, float], step: int
+    ) -> None:
         """Give the numbers to the loggers at this step, and to `callback_metrics`.
 
         The loggers directly: the Trainer writes only every `log_every_n_steps`, and a
-        probe that falls between would be lost.
+        probe that falls between would be lost. Its own callbacks do so too.
         """
-        pl_module.log_dict(dict(values), logger=False, rank_zero_only=True)
+        if not values:
+            return
+        for name, alias in self.aliases.items():
+            if name in values:
+                values[alias] = values[name]
+        pl_module.log_dict(values, logger=False)
         if trainer.is_global_zero:
             for logger in trainer.loggers:
-                logger.log_metrics(dict(values), step=trainer.global_step)
+                logger.log_metrics(values, step=step)
 
     def _react(self, trainer: Any) -> None:
         found, self._found[:] = list(self._found), []
         alarms = [finding for finding in found if finding.is_alarm]
-        for finding in alarms:
-            if self.act == "warn":
-                text = f"{finding.code} {finding.name}: {finding.message}"
-                warnings.warn(text, GradWatchWarning, stacklevel=2)
-        if alarms and self.act == "stop" and trainer.world_size == 1:
-            trainer.should_stop = True
-        self._wants_stop = bool(alarms) or self._wants_stop
-
-    _wants_stop = False
+        if not alarms:
+            return
+        end = ""
+        if self.act == "stop":
+            self._wants_stop = True
+            end = " Training stops."
+            if trainer.world_size == 1:
+                trainer.should_stop = True
+        warn_of(alarms, end)
 
     def on_train_epoch_end(self, trainer: Any, pl_module: nn.Module) -> None:
         """With several processes all stop together, at the end of an epoch."""
@@ -211,18 +265,31 @@ class _Hooks:
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up the report of the run that is resumed, as `previous_report`."""
-        if "report" in state_dict:
+        if "report" not in state_dict:
+            return
+        try:
             self.previous_report = Report.from_json(
-                state_dict["report"], source="the checkpoint"
+                state_dict["report"], source="the checkpoint's report"
             )
+        except ReportError as error:  # of a newer gradwatch: no reason not to resume
+            warnings.warn(str(error), GradWatchWarning, stacklevel=2)
 
     def _try(self, live: Watch, pl_module: Any) -> None:
-        if not live.report().recommendations or not self._batches:
+        if not live.report().recommendations:
             return
         if not pl_module.automatic_optimization:
             warnings.warn(
                 "`trial=True` needs automatic optimization: a manual `training_step` "
                 "steps the Trainer's own optimizers. Nothing was tried.",
+                GradWatchWarning,
+                stacklevel=2,
+            )
+            return
+        if not self._batches:
+            warnings.warn(
+                "`trial=True` keeps batches of at most `capture_limit` "
+                f"(={self._capture_limit}) bytes, and one alone is larger: raise it in "
+                "`settings`. Nothing was tried.",
                 GradWatchWarning,
                 stacklevel=2,
             )
@@ -250,11 +317,14 @@ class GradWatchCallback(_Hooks, *_bases()):  # type: ignore[misc]
     Args:
         settings: Settings as a mapping, or the path of a TOML or YAML file.
         act: What a confirmed finding leads to: `report` (it is in the report), `warn`
-            (a Python warning as well), `stop` (`trainer.should_stop`; with several
-            processes at the end of the epoch).
+            (a Python warning as well), `stop` (the warning, and `trainer.should_stop`;
+            with several processes at the end of the epoch).
         console: `alerts`, `live`, `end` or None, as in `gradwatch.watch`.
         log: Whether the Trainer's loggers and `callback_metrics` get the numbers of
-            `gradwatch.integrations.scalars.NAMES`.
+            `gradwatch.integrations.scalars.NAMES`: all at each probe, the gradient norm
+            also every `log_every_n_steps`.
+        aliases: Further names for some of these, such as
+            `{"gradwatch/grad_norm/total": "grad_2.0_norm_total"}`.
         budget: Share of training time that gradwatch may take.
         every: Probe every so many steps, whatever the budget.
         record: Folder to keep the run's records in.

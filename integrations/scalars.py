@@ -30,19 +30,24 @@ def scalars(watch: Watch) -> dict[str, float]:
         Values by name, finite ones only: a logger that drops NaN would hide it, and
         what is not finite is a finding.
     """
-    values = _measured(watch.history)
+    values = {**grad_norm(watch.history), **_measured(watch.history)}
     values["gradwatch/findings"] = float(sum(f.is_alarm for f in watch.findings))
     values["gradwatch/overhead"] = watch.overhead
     return {key: value for key, value in values.items() if math.isfinite(value)}
 
 
+def grad_norm(history: History) -> dict[str, float]:
+    """Return the norm of the newest pulse: the one number that most steps have."""
+    norms = (p.grad_norm for p in reversed(history.pulses) if p.grad_norm is not None)
+    newest = next(norms, None)
+    return {} if newest is None else {"gradwatch/grad_norm/total": newest}
+
+
 def _measured(history: History) -> dict[str, float]:
     found: dict[str, list[float]] = {}
-    pulses = [p.grad_norm for p in history.pulses if p.grad_norm is not None]
-    found["gradwatch/grad_norm/total"] = pulses[-1:]
     record = history.latest
     if record is None:
-        return {name: values[0] for name, values in found.items() if values}
+        return {}
     decades = [d for d in (chain.decades() for chain in record.chains) if d is not None]
     found["gradwatch/D_decades"] = sorted(decades, key=abs)[-1:]
     ratios = [
