@@ -27,6 +27,7 @@ from gradwatch.statistics import tensors_in
 
 #: Batches kept: enough that a short training does not learn one by heart.
 _MAX_BATCHES = 8
+NOTHING_YET = "no training step was probed yet"
 #: Forwards cloned a probe while none gets a gradient: rollouts, evaluation.
 _MAX_TRIES = 4
 #: Outputs of one forward whose gradients are kept.
@@ -96,11 +97,16 @@ class Capture:
         self.batches: deque[CapturedBatch] = deque()
         self.initial: dict[str, Tensor] = {}
         self.optimizers: tuple[OptimizerSpec, ...] = ()
-        self.reason = "no training step was probed yet"
+        self.reason = NOTHING_YET
         self._open: CapturedBatch | None = None
         self._seen: list[tuple[Tensor, list[Tensor]]] = []
         self._tries = 0
         self._stepping: dict[int, OptimizerSpec] = {}
+
+    def newest(self, step: int) -> CapturedBatch | None:
+        """Return what was captured of a step; None if nothing was."""
+        batch = self.batches[-1] if self.batches else None
+        return batch if batch is not None and batch.step == step else None
 
     @property
     def bytes(self) -> int:

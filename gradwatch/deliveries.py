@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from gradwatch.history import History
 from gradwatch.ledger import Pending
@@ -17,6 +17,13 @@ from gradwatch.pulse import PulseReading
 from gradwatch.records import NonFiniteOrigin, PulseRecord, StepRecord
 from gradwatch.rhythm import Rhythm
 from gradwatch.settings import Settings
+
+
+class Filling(Protocol):
+    """What a replay on a copy knows of the inside of compiled regions."""
+
+    def fill(self, record: StepRecord) -> StepRecord:
+        """Return the record with what the probe could not see."""
 
 
 @dataclass(slots=True)
@@ -37,6 +44,7 @@ class PendingProbe:
     pending: Pending
     context: ProbeContext
     seconds: float
+    replayed: Filling | None = None
 
 
 class Deliveries:
@@ -179,6 +187,8 @@ class Deliveries:
             if waiting.context.loss is None:
                 waiting.context.loss = pulses[-1].loss
         record = build_record(waiting.probe, waiting.pending, waiting.context)
+        if waiting.replayed is not None:
+            record = waiting.replayed.fill(record)
         if self.origin is not None and (
             record.non_finite is None or self.origin.step < record.non_finite.step
         ):

@@ -45,8 +45,10 @@ class Manager(Protocol):
 class EnterHook(Inert):
     """Before a module of an armed probe runs."""
 
-    def __init__(self, manager: Manager) -> None:
+    def __init__(self, manager: Manager, ran: set[int]) -> None:
         self.manager = manager
+        #: Identities of modules that were seen to run outside of a compiled graph.
+        self.ran = ran
 
     # `kwargs` has a default because torch looks up whether a hook takes them at the
     # call: a hook that was just removed is called without.
@@ -54,6 +56,7 @@ class EnterHook(Inert):
         """Hand the call on, or tell that gradients are off."""
         if torch.compiler.is_compiling() or not self.manager.armed:
             return
+        self.ran.add(id(module))
         manager = self.manager
         if manager.sees_forward():
             manager.guard(manager.events.on_module_enter, module, args, kwargs)
@@ -88,11 +91,21 @@ class RootEnterHook(Inert):
         """Hand the inputs on."""
         if torch.compiler.is_compiling():
             return
-        self.manager.root_runs = True
+        self._note()
         if not self.manager.attached:
             self.manager.sweep()
         elif torch.is_grad_enabled() and not inside_functorch():
             self.manager.guard(self.manager.events.on_root_forward, args, kwargs)
+
+    def _note(self) -> None:
+        self.manager.root_runs = True
+
+
+class WrapperEnterHook(RootEnterHook):
+    """Before a compiled wrapper around the watched module runs."""
+
+    def _note(self) -> None:
+        """The module itself was not seen to run: it is inside the graph."""
 
 
 class RootLeaveHook(Inert):

@@ -1,4 +1,4 @@
-"""Attach to a module and its optimizers; the only file that registers hooks.
+"""Attach to a module and its optimizers; registers hooks with `module_hooks.py`.
 
 It is also the only place where an error of ours is caught: the first one removes every
 hook, warns once, and training goes on (design section 7). What the hooks see is handed
@@ -28,14 +28,12 @@ from gradwatch.errors import DetachedWarning
 from gradwatch.hook_events import Events, Inert, inside_functorch, is_nested_step
 from gradwatch.hook_kinds import (
     BackwardEndHook,
-    EnterHook,
-    LeaveHook,
     OptimizerPost,
     OptimizerPre,
     RootEnterHook,
     RootLeaveHook,
 )
-from gradwatch.layers import walk
+from gradwatch.module_hooks import ModuleHooks
 from gradwatch.stopwatch import Stopwatch
 
 Result = TypeVar("Result")
@@ -73,7 +71,7 @@ class HookManager:
         self._pre: Any = None
         self._post: Any = None
         self._root: list[Any] = []
-        self._module_handles: list[Any] = []
+        self.modules = ModuleHooks(self)
         self._tensor_handles: list[Any] = []
         self._accumulate: Any = None
         self._followed: weakref.ref[Tensor] | None = None
@@ -83,14 +81,25 @@ class HookManager:
 
     # -- attaching ----------------------------------------------------------------
 
-    def attach(self) -> None:
-        """Register the hooks that stay: optimizer steps and the root's forward."""
+    def hook_wrappers(self, wrappers: list[nn.Module]) -> None:
+        """Learn of the model's inputs and outputs from compiled wrappers around it."""
+        if self.attached:
+            self.modules.hook_wrappers(wrappers)
+
+    def attach(self, *, steps: bool = True) -> None:
+        """Register the hooks that stay: optimizer steps and the root's forward.
+
+        Args:
+            steps: Whether optimizers will step; for a copy inside a step none may be
+                hooked, because torch walks through those hooks then.
+        """
         model = self._model()
         if self.attached or model is None:
             return
         self.attached = True
-        self._pre = register_optimizer_step_pre_hook(OptimizerPre(self))
-        self._post = register_optimizer_step_post_hook(OptimizerPost(self))
+        if steps:
+            self._pre = register_optimizer_step_pre_hook(OptimizerPre(self))
+            self._post = register_optimizer_step_post_hook(OptimizerPost(self))
         self._hook_root(model)
 
     def _hook_root(self, model: nn.Module) -> None:
@@ -118,23 +127,14 @@ class HookManager:
         if model is None or not self.attached or self.armed:
             return
         self.armed = True
-        enter, leave = EnterHook(self), LeaveHook(self)
-        for _, module, compiled in walk(model):
-            if compiled or isinstance(module, torch.jit.ScriptModule):
-                continue
-            self._module_handles.append(
-                module.register_forward_pre_hook(enter, with_kwargs=True)
-            )
-            self._module_handles.append(
-                module.register_forward_hook(leave, with_kwargs=True, prepend=True)
-            )
+        self.modules.arm(model)
 
     def disarm(self) -> None:
         """Remove the module and tensor hooks of a probe."""
         self.armed = False
-        for handle in self._module_handles + self._tensor_handles:
+        self.modules.disarm()
+        for handle in self._tensor_handles:
             handle.remove()
-        self._module_handles.clear()
         self._tensor_handles.clear()
 
     def detach(self) -> None:
@@ -142,6 +142,7 @@ class HookManager:
         self.attached = False
         self.resting = 0
         self.disarm()
+        self.modules.remove()
         self.follow_backward(None)
         self.sweep()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
+import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
 import torch
@@ -140,6 +142,8 @@ def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleF
     kind = type(module).__name__
     if kind.startswith("Parametrized"):
         kind = type(module).__bases__[0].__name__
+    if name and is_wrapper(module):
+        return _describe_block(name, module)
     parameters = [parameter for _, parameter in own_parameters(module)]
     children = [k for k, _ in module.named_children() if k not in _PARTS]
     embedding = isinstance(module, _EMBEDDINGS) or "PositionalEmbedding" in kind
@@ -168,6 +172,26 @@ def describe(name: str, module: nn.Module, *, compiled: bool = False) -> ModuleF
         # nn.MultiheadAttention hands `out_proj`'s weights to a function; a graft of a
         # treatment (`rewiring.py`) acts through the hooks of its layer.
         internal=kind in {"NonDynamicallyQuantizableLinear", "Graft"},
+    )
+
+
+def _describe_block(name: str, wrapper: nn.Module) -> ModuleFacts:
+    """Return the facts of a compiled block: one layer as seen from outside."""
+    inner: nn.Module = wrapper._modules["_orig_mod"]  # type: ignore[assignment]
+    parameters: list[Tensor] = list(inner.parameters())
+    wide = any(
+        sum(size > 1 for size in p.shape) >= 2 for p in parameters if not is_lazy(p)
+    )
+    alone = describe(f"{name}._orig_mod", inner)
+    return replace(
+        alone,
+        name=clean_name(name),
+        leaf=True,
+        owns=bool(parameters),
+        weight=alone.weight if alone.leaf else wide,
+        recurrent=False,
+        trainable=any(parameter.requires_grad for parameter in parameters),
+        internal=False,
     )
 
 
@@ -244,6 +268,33 @@ def fans(module: nn.Module) -> tuple[int, int] | None:
     return fan_in, fan_out
 
 
+def has_compiled() -> bool:
+    """Return whether this process has compiled anything by `torch.compile`."""
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    counters = getattr(dynamo, "counters", None)
+    return bool(counters and (counters.get("frames") or counters.get("stats")))
+
+
+def is_wrapper(module: nn.Module) -> bool:
+    """Return whether a module is what `torch.compile(module)` returned."""
+    return type(module).__name__ == "OptimizedModule"
+
+
+def outer_wrappers(model: nn.Module) -> list[nn.Module]:
+    """Return what `torch.compile(model)` returned, as long as somebody holds it.
+
+    The model does not know of it: it is looked for among all living objects.
+    """
+    if "torch._dynamo.eval_frame" not in sys.modules:
+        return []
+    return [
+        module
+        for module in gc.get_objects()
+        if type(module).__name__ == "OptimizedModule"
+        and module._modules.get("_orig_mod") is model
+    ]
+
+
 def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
     """Yield (name, module, compiled) of every module, parametrizations left out.
 
@@ -256,12 +307,14 @@ def walk(model: nn.Module) -> Iterator[tuple[str, nn.Module, bool]]:
         if "parametrizations" in name.split("."):
             continue
         inside = any(
-            name == prefix or name.startswith(prefix + ".")
+            prefix in ("", name) or name.startswith(prefix + ".")
             for prefix in compiled_prefixes
         )
-        if type(module).__name__ == "OptimizedModule":
+        if is_wrapper(module):
             compiled_prefixes.append(f"{name}._orig_mod" if name else "_orig_mod")
         elif getattr(module, "_compiled_call_impl", None) is not None:
             compiled_prefixes.append(name)
             inside = True
-        yield name, module, inside or compiled_prefixes == [""]
+        elif hasattr(module.__dict__.get("forward"), "_torchdynamo_orig_callable"):
+            compiled_prefixes.append(name)  # the call itself runs outside
+        yield name, module, inside

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,13 +13,15 @@ from gradwatch.deliveries import Deliveries, PendingProbe
 from gradwatch.graph_reading import GraphMemory
 from gradwatch.history import History
 from gradwatch.hooks import HookManager
+from gradwatch.layers import outer_wrappers
 from gradwatch.nan_origin import LastForward, replay_forward
+from gradwatch.observed_facts import ObservedFacts, Replay, Replayed
 from gradwatch.optimizer_roles import OptimizerRoles, find_scaler
 from gradwatch.probe import Probe
 from gradwatch.probe_entries import UnitMemory
 from gradwatch.pulse import PulseReading
 from gradwatch.pulse_taking import PulseTaker
-from gradwatch.records import NonFiniteOrigin, StepRecord
+from gradwatch.records import StepRecord
 from gradwatch.rhythm import Rhythm
 from gradwatch.sealing import seal
 from gradwatch.settings import Settings
@@ -27,8 +29,11 @@ from gradwatch.stopwatch import Stopwatch
 from gradwatch.structure import Structure
 from gradwatch.watched_model import WatchedModel
 
+#: Looks for compiled wrappers around a model that was not seen to run (chosen).
+_WRAPPER_LOOKS = 4
 
-class Observer:
+
+class Observer(ObservedFacts):
     """Events of one watched model, in; records, out.
 
     Args:
@@ -72,17 +77,21 @@ class Observer:
         self.loss: float | Tensor | None = None  # of the step under way
         self._last = LastForward()
         self.capture = Capture(settings.capture_limit)
+        #: Reads the inside of compiled regions; None in a copy.
+        self.replay: Replay | None = None
+        self._replayed: Replayed | None = None
+        self._wrapper_looks = _WRAPPER_LOOKS
 
     # -- lifecycle ----------------------------------------------------------------
 
-    def attach(self) -> None:
-        """Attach the hooks and arm the first probe."""
-        self.hooks.attach()
+    def attach(self, *, steps: bool = True) -> None:
+        """Attach the hooks and arm the first probe; `steps` as in `HookManager`."""
+        self.hooks.attach(steps=steps)
         self.hooks.guard(self._resolve)
         self.hooks.guard(self.watched.note_zero_parameters)
         self.hooks.guard(self._keep_initial)
         self.hooks.guard(self._pulses.follow)
-        self._idle_s = self.hooks.time_of_rest()
+        self._idle_s = self.hooks.time_of_rest() if steps else 0.0
         self.rhythm.note_idle(self._idle_s)
         if self.rhythm.wants_probe(0):
             self.hooks.guard(self._arm)
@@ -108,64 +117,20 @@ class Observer:
         """Turn what has arrived into records; all that is under way if `wait`."""
         self._deliveries.deliver(wait=wait)
 
-    @property
-    def step(self) -> int:
-        """Steps of the clock so far."""
-        return self._step + self.hooks.rested
-
-    @property
-    def num_probes(self) -> int:
-        """Probes delivered so far."""
-        return self._deliveries.num_probes
-
-    @property
-    def last_inputs(self) -> tuple[Any, Any]:
-        """Positional and keyword inputs of the last training forward, if kept."""
-        return self._last.args, self._last.kwargs
-
-    @property
-    def origin(self) -> NonFiniteOrigin | None:
-        """Where a non-finite value came from, if a replay found it."""
-        return self._deliveries.origin
-
-    @property
-    def optimizer_names(self) -> tuple[str, ...]:
-        """Class names of those optimizers, the clock first."""
-        return self.optimizers.names
-
-    @property
-    def foreign_optimizers(self) -> Set[str]:
-        """Class names of optimizers that stepped and own nothing here."""
-        return self.optimizers.foreign
-
-    @property
-    def device(self) -> str:
-        """Devices of the parameters."""
-        return self.watched.device
-
-    @property
-    def seconds(self) -> float:
-        """Seconds of our own work so far."""
-        return self._stopwatch.seconds
-
-    @property
-    def started_after(self) -> float | None:
-        """When the budget began to rule; None if it does not yet."""
-        return self._stopwatch.started_after
-
-    def overhead(self) -> tuple[float, float]:
-        """Return our seconds and the wall time, both since the budget began to rule."""
-        return self._stopwatch.overhead()
-
-    @property
-    def attached(self) -> bool:
-        """Whether hooks are on."""
-        return self.hooks.attached
-
     def _resolve(self) -> None:
         """Look the modules and parameters up again: they may have been replaced."""
+        model = self.watched.model
+        if model is not None and self._wrapper_looks and not self.hooks.root_runs:
+            self._wrapper_looks -= 1
+            wrappers = outer_wrappers(model)
+            self.watched.wrapped = self.watched.wrapped or bool(wrappers)
+            self.hooks.hook_wrappers(wrappers)
         self.watched.resolve()
         self._pulses.resolve()
+
+    def lend(self, graphs: GraphMemory, units: UnitMemory) -> None:
+        """Use memories that outlive this observer."""
+        self._graphs, self._units = graphs, units
 
     def _keep_initial(self) -> None:
         model = self.watched.model
@@ -266,6 +231,9 @@ class Observer:
             self.capture.complete(self._step, self._scale_tensor())
             # A closure may run again inside the step; its gradients are not the step's.
             self.hooks.disarm()
+            if self.replay is not None:
+                args = self.watched, self.capture, self._step
+                self._replayed = self.replay.run(*args)
 
     def on_step_end(self, optimizer: Optimizer) -> None:
         """Measure the update; end the probe; decide about the next step."""
@@ -371,8 +339,13 @@ class Observer:
             self.structure = probe.fallback_structure(
                 probe.opaque or "no backward pass was seen from the model's output"
             )
+        replayed, self._replayed = self._replayed, None
+        if replayed is not None and replayed.structure is not None:
+            self.structure = replayed.structure
         seconds = self._stopwatch.probe_seconds()
-        self._deliveries.add_probe(PendingProbe(probe, pending, context, seconds))
+        self._deliveries.add_probe(
+            PendingProbe(probe, pending, context, seconds, replayed)
+        )
 
     def probe_now(self) -> StepRecord | None:
         """End a probe without an optimizer: for `check()`."""

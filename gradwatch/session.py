@@ -13,6 +13,7 @@ from torch import nn
 
 from gradwatch.anatomy import Anatomy
 from gradwatch.anatomy_reading import read_anatomy
+from gradwatch.compiled_replay import CompiledReplay
 from gradwatch.console import ConsoleView
 from gradwatch.detector import Detector, health_of
 from gradwatch.errors import SettingsError
@@ -188,6 +189,7 @@ class Watch(WatchTrials):
             exclude=key[2],
             scaler=scaler,
         )
+        self._observer.replay = CompiledReplay(settings, key[1], key[2])
         self._observer.attach()
         # Runs when the model is collected, and at interpreter exit.
         self._finalizer = weakref.finalize(model, self.close)

@@ -85,6 +85,13 @@ class Settings(BaseModel):
         ge=0,
         description="Bytes of inputs and cotangents captured for trials.",
     )
+    compiled_replay: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description=(
+            "Read the inside of compiled regions at probes by an eager replay on a "
+            "copy; `auto` where the copy takes less than 5 % of the free memory."
+        ),
+    )
     update_entries: Count = Field(
         default=4096,
         description="Entries of a tensor read to measure its applied update.",

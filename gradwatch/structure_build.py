@@ -136,7 +136,7 @@ def build_structure(
         first = first_calls.get(name)
         if graph is not None and first is not None:
             info = _with_graph(info, graph, first, name in on_trunk)
-        elif info.order < 0 and info.num_parameters:
+        elif info.order < 0 and info.num_parameters and not facts[name].compiled:
             info = replace(info, role=Role.UNUSED)
         layers[name] = info
     heads = tuple(n for n, info in layers.items() if info.role is Role.HEAD)

@@ -58,6 +58,8 @@ class WatchedModel:
         self.version = 0
         self._keys: tuple[object, ...] = ()
         self._last_device = ""
+        #: Whether a compiled wrapper runs the whole model.
+        self.wrapped = False
 
     @property
     def model(self) -> nn.Module | None:
@@ -75,7 +77,12 @@ class WatchedModel:
         model = self._model()
         if model is None:
             return
-        found = list(walk(model))
+        found = [
+            (name, module, compiled or self.wrapped)
+            for name, module, compiled in walk(model)
+            # A compiled block is named by its wrapper.
+            if not name.endswith("._orig_mod")
+        ]
         keys = tuple(_key(*one) for one in found)
         if keys == self._keys:
             return

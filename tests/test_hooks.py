@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 import gradwatch
+from gradwatch import hook_kinds
 from gradwatch import hooks as hooks_module
 from gradwatch.stopwatch import Stopwatch
 from tests.harmless import global_hooks, hooks_on
@@ -256,7 +257,7 @@ def test_a_hook_removed_in_the_same_call_is_inert():
     """Torch calls a hook it has just removed without the keywords it asked for."""
     manager = hooks_module.HookManager(net(), None, Stopwatch(50))
     module = nn.Linear(2, 2)
-    assert hooks_module.EnterHook(manager)(module, ()) is None
-    assert hooks_module.LeaveHook(manager)(module, (), None) is None
-    assert hooks_module.RootEnterHook(manager)(module, ()) is None
-    assert hooks_module.RootLeaveHook(manager)(module, (), None) is None
+    assert hook_kinds.EnterHook(manager, set())(module, ()) is None
+    assert hook_kinds.LeaveHook(manager)(module, (), None) is None
+    assert hook_kinds.RootEnterHook(manager)(module, ()) is None
+    assert hook_kinds.RootLeaveHook(manager)(module, (), None) is None
