@@ -187,8 +187,11 @@ def _mean(rows: _Rows) -> Tensor:
 
 def own_loss(output: object) -> Tensor | None:
     """Return the loss that an output is or holds (`.loss`, `["loss"]`), or None."""
-    if _is_scalar(output):
-        return output
+    return output if _is_scalar(output) else held_loss(output)
+
+
+def held_loss(output: object) -> Tensor | None:
+    """Return the loss that an output holds (`.loss`, `["loss"]`), or None."""
     loss = getattr(output, "loss", None)
     if loss is None and isinstance(output, Mapping):
         loss = output.get("loss")

@@ -14,6 +14,7 @@ from gradwatch.graph_reading import GraphMemory
 from gradwatch.history import History
 from gradwatch.hooks import HookManager
 from gradwatch.layers import outer_wrappers
+from gradwatch.losses import held_loss
 from gradwatch.nan_origin import LastForward, replay_forward
 from gradwatch.observed_facts import ObservedFacts, Replay, Replayed
 from gradwatch.optimizer_roles import OptimizerRoles, find_scaler
@@ -149,8 +150,8 @@ class Observer(ObservedFacts):
 
     def on_root_output(self, output: Any) -> None:
         """Note the loss where the model computes it itself."""
-        loss = getattr(output, "loss", None)
-        if isinstance(loss, Tensor) and loss.numel() == 1:
+        loss = held_loss(output)
+        if loss is not None:
             self.loss = loss.detach()
         if self.hooks.armed:
             self.capture.note_output(output, self.hooks.hook_tensor)

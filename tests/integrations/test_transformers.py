@@ -9,14 +9,10 @@ import torch
 pytest.importorskip("accelerate", reason="the Trainer needs accelerate")
 transformers = pytest.importorskip("transformers")
 
+import gradwatch  # noqa: E402
 from gradwatch.integrations.scalars import NAMES  # noqa: E402
 from gradwatch.integrations.transformers import GradWatchCallback  # noqa: E402
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*pin_memory.*"),
-    pytest.mark.filterwarnings("ignore::FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
 WORDS, LENGTH = 64, 12
 
 
@@ -127,7 +123,7 @@ def test_real_architectures_train_the_same_and_are_seen(tmp_path, make, classes)
         {"gradient_accumulation_steps": 2},
         {"max_grad_norm": 0.01},
         {"bf16": True},
-        {"gradient_checkpointing": True},
+        {"activation_checkpointing": True},
         {"optim": "sgd"},
     ],
     ids=str,
@@ -179,21 +175,125 @@ def test_report_to_integrations_write_the_numbers(tmp_path):
     assert any(tag.endswith("gradwatch/grad_norm/total") for tag in tags)
 
 
-def test_stop_ends_the_training_of_a_sick_model(tmp_path):
-    """A GPT-2 without residual branches of use: its attention output is cut off."""
+def sick():
+    """A GPT-2 whose feed-forwards are far too large."""
+    model = gpt2()
+    for block in model.transformer.h:
+        block.mlp.c_fc.weight.data.mul_(1e4)
+        block.mlp.c_proj.weight.data.mul_(1e4)
+    return model
 
-    def sick():
+
+def test_stop_ends_the_training_of_a_sick_model(tmp_path):
+    """Once an alarm is confirmed, and a warning says which."""
+    ours = GradWatchCallback(console=None, act="stop")
+    with pytest.warns(gradwatch.GradWatchWarning, match="GW.* Training stops"):
+        _, trainer = train(sick, tmp_path, [ours], max_steps=30)
+    assert trainer.state.global_step < 10
+    assert any(f.is_alarm for f in ours.report.findings)
+
+
+def test_stop_leaves_a_healthy_model_to_train(tmp_path):
+    """`stop` stops nothing where nothing is wrong."""
+    ours = GradWatchCallback(console=None, act="stop")
+    _, trainer = train(llama, tmp_path, [ours], max_steps=12)
+    assert trainer.state.global_step == 12
+
+
+def test_an_unknown_act_is_named():
+    """With its value and what was expected."""
+    with pytest.raises(gradwatch.SettingsError, match="`act` \\(='explode'\\)"):
+        GradWatchCallback(act="explode")
+
+
+class Plain(torch.nn.Module):
+    """A model of the user's own, whose forward takes no further arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(WORDS, 16)
+        self.head = torch.nn.Linear(16, WORDS)
+
+    def forward(self, input_ids, labels=None):
+        logits = self.head(torch.tanh(self.embed(input_ids)))
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten())
+        return {"loss": loss, "logits": logits}
+
+
+@pytest.mark.parametrize("make", [gpt2, Plain], ids=["divides itself", "is divided"])
+def test_the_loss_of_a_step_is_that_of_all_its_micro_batches(tmp_path, make):
+    """As the Trainer logs it, whoever divides by the number of micro-batches."""
+    ours = GradWatchCallback(console=None, every=1)
+    options = {"gradient_accumulation_steps": 3, "logging_steps": 1, "max_steps": 4}
+    _, trainer = train(make, tmp_path, [ours], **options)
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    known = [pulse.loss for pulse in ours.watch.history.pulses]
+    assert known == pytest.approx(logged, abs=1e-3)
+
+
+def test_a_loss_of_the_trainers_own_is_taken_from_its_logs(tmp_path):
+    """Label smoothing: the model is not given the labels. Told one step late."""
+    ours = GradWatchCallback(console=None, every=1)
+    options = {"label_smoothing_factor": 0.1, "logging_steps": 1}
+    _, trainer = train(gpt2, tmp_path, [ours], **options)
+    logged = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    known = [pulse.loss for pulse in ours.watch.history.pulses]
+    assert known[1:] == pytest.approx(logged[:-1], abs=1e-3)
+
+
+def test_a_training_that_fails_leaves_a_report(tmp_path):
+    """`close()` gives it; a next training has a watch of its own."""
+
+    def broken():
         model = gpt2()
-        for block in model.transformer.h:
-            block.mlp.c_fc.weight.data.mul_(1e4)
-            block.mlp.c_proj.weight.data.mul_(1e4)
+        seen = []
+
+        def fail(module, args):
+            seen.append(1)
+            if len(seen) == 4:
+                raise RuntimeError("bad batch")
+
+        model.lm_head.register_forward_pre_hook(fail)
         return model
 
-    ours = GradWatchCallback(console=None, stop=True)
-    _, trainer = train(sick, tmp_path, [ours], max_steps=30)
-    alarmed = any(f.is_alarm for f in ours.report.findings)
-    assert alarmed == (trainer.state.global_step < 30)
-    assert alarmed
+    ours = GradWatchCallback(console=None)
+    with pytest.raises(RuntimeError, match="bad batch"):
+        train(broken, tmp_path, [ours])
+    failed = ours.watch
+    ours.close()
+    assert ours.report.run.steps == 3
+    train(gpt2, tmp_path, [ours])
+    assert ours.watch is not failed
+    assert ours.report.run.steps == 6
+
+
+def test_evaluation_is_not_watched_and_its_log_is_left_alone(tmp_path):
+    """Only what the Trainer logs of training gets our numbers."""
+    ours = GradWatchCallback(console=None, every=1)
+    torch.manual_seed(0)
+    arguments = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        max_steps=4,
+        eval_strategy="steps",
+        eval_steps=2,
+        logging_steps=2,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    trainer = transformers.Trainer(
+        gpt2(),
+        arguments,
+        train_dataset=Tokens(),
+        eval_dataset=Tokens(),
+        callbacks=[ours],
+    )
+    trainer.train()
+    assert ours.report.run.steps == 4
+    tested = [entry for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert tested
+    assert not any(key.startswith("gradwatch/") for entry in tested for key in entry)
 
 
 def test_the_log_stays_plain_json(tmp_path):
