@@ -343,6 +343,11 @@ def target_scale(batches: Iterable[CapturedBatch]) -> float | None:
         entries = output.numel() * (batch.of / batch.kept if batch.kept else 1.0)
         target = output - cotangent * entries / 2.0
         size, value = (float(x.square().mean().sqrt()) for x in (output, target))
+        # An error smaller than the output says nothing of the target: it is near the
+        # output then, or the loss is another one (a logistic loss of huge logits).
+        error = float((output - target).square().mean().sqrt())
+        if error < size:
+            continue
         # Behind outputs that have run away, the target is lost in rounding.
         if torch.finfo(batch.cotangents[0].dtype).eps * size < _ROUNDING * value:
             found.append((size, value))

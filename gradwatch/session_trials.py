@@ -22,7 +22,7 @@ from gradwatch.errors import ModelError
 from gradwatch.observer import Observer
 from gradwatch.optimizer_spec import OptimizerSource
 from gradwatch.prescription import as_tuple
-from gradwatch.recommendations import Recommendation, TrialResult
+from gradwatch.recommendations import Recommendation, TrialResult, Verdict
 from gradwatch.report import Report
 from gradwatch.settings import Settings
 from gradwatch.trials import check_arguments
@@ -100,7 +100,8 @@ class WatchTrials(ABC):
 
         Args:
             recommendation: What to try; several are applied together. None tries the
-                best three of the report, and the best against different causes at once.
+                best three of the report, and the best against different causes at once;
+                if none of these helps, the next three.
             batches: Batches, such as a DataLoader.
             loss_fn: `loss_fn(model, batch) -> scalar`, for `batches`; that of `watch()`
                 if None.
@@ -138,24 +139,41 @@ class WatchTrials(ABC):
         alive = self._observer.optimizers.alive
         if optimizer is None and len(alive) == 1:
             optimizer = alive[0]
+        options = TrialOptions(
+            batches,
+            loss_fn or self.loss_fn,
+            optimizer,
+            steps,
+            limit_s,
+            seed,
+            progress,
+        )
+        results = self._run(model, treatments, options)
+        if recommendation is not None:
+            return results[0]
+        if not any(result.verdict is Verdict.HELPED for result in results):
+            tried = {title_of(chosen) for chosen in treatments}
+            rest = [item for item in every if title_of((item,)) not in tried]
+            self._run(model, candidates(rest), options)
+        return ranked(with_trials(every, self.trials))
+
+    def _run(
+        self,
+        model: nn.Module,
+        treatments: Sequence[Sequence[Recommendation]],
+        options: TrialOptions,
+    ) -> tuple[TrialResult, ...]:
+        """Try treatments and keep what they measured."""
+        if not treatments:
+            return ()
         results = try_captured(
             model,
             treatments,
             self._observer.capture,
-            TrialOptions(
-                batches,
-                loss_fn or self.loss_fn,
-                optimizer,
-                steps,
-                limit_s,
-                seed,
-                progress,
-            ),
+            options,
             self._settings,
             self.anatomy().grad_clip,
         )
         for chosen, result in zip(treatments, results, strict=True):
             self.trials[title_of(chosen)] = result
-        if recommendation is None:
-            return ranked(with_trials(every, self.trials))
-        return results[0]
+        return results

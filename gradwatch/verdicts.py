@@ -7,7 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from gradwatch.recommendations import ProfileSeen, Recommendation, Verdict
+from gradwatch.recommendations import (
+    ProfileSeen,
+    Recommendation,
+    TrialResult,
+    Verdict,
+)
 from gradwatch.settings import Settings
 
 #: Decades below which two replays do not differ: a replay with a captured or random
@@ -278,11 +283,25 @@ def _error(values: Sequence[float]) -> float:
     return _ERRORS * _OF_MEDIAN * spread / math.sqrt(len(tail))
 
 
-def place_after_trial(item: Recommendation) -> tuple[int, bool, float]:
-    """Return what recommendations are sorted by: the verdict, then the end loss."""
+def place_after_trial(item: Recommendation) -> tuple[float, bool, float]:
+    """Return what recommendations are sorted by: the verdict, then the end loss.
+
+    What healed the profile but did not learn within the trial's few steps goes before
+    what was not tried: the gradient gets through now, and learning may take longer.
+    """
     result = item.trial
     if result is None:
         return _RANK[None], False, 0.0
+    rank: float = _RANK[result.verdict]
+    if result.verdict is Verdict.NO_CHANGE and _healed(item, result):
+        rank = _RANK[None] - 0.5
     losses = [loss for loss in result.losses_after if math.isfinite(loss)]
     end = median(losses[-max(1, len(losses) // 5) :]) if losses else math.inf
-    return _RANK[result.verdict], result.how != "training", end
+    return rank, result.how != "training", end
+
+
+def _healed(item: Recommendation, result: TrialResult) -> bool:
+    if result.before is None or result.after is None:
+        return False
+    verdict, _ = judge_replay(result.before, result.after, item.answers, Settings())
+    return verdict is Verdict.HELPED

@@ -290,3 +290,18 @@ def test_a_closed_watch_still_tells_the_anatomy():
         model(torch.randn(4, 8)).square().mean().backward()
         optimizer.step()
     assert len(watch.anatomy().weights) == 2
+
+
+def test_a_logistic_loss_of_huge_logits_is_no_regression():
+    """An error far smaller than the output says nothing of a target."""
+    model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 1))
+    with torch.no_grad():
+        model[2].weight.mul_(1e3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
+    with gradwatch.watch(model, console=None) as watch:
+        targets = torch.rand(32, 1).round()
+        F.binary_cross_entropy_with_logits(
+            model(torch.randn(32, 4)), targets, pos_weight=torch.tensor(3.0)
+        ).backward()
+        optimizer.step()
+        assert watch.anatomy().target_scale is None

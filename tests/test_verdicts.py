@@ -8,9 +8,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradwatch.recommendations import ProfileSeen, Verdict
+from gradwatch.recommendations import (
+    ProfileSeen,
+    Recommendation,
+    Risk,
+    TrialResult,
+    Verdict,
+)
 from gradwatch.settings import Settings
-from gradwatch.verdicts import MIN_STEPS, judge_replay, judge_training
+from gradwatch.verdicts import (
+    MIN_STEPS,
+    judge_replay,
+    judge_training,
+    place_after_trial,
+)
 
 SOUND = ProfileSeen(
     decades=0.1,
@@ -142,3 +153,30 @@ def test_the_unit_of_the_loss_changes_no_verdict(curves, factor):
     control, treated = curves
     scaled = [[factor * loss for loss in losses] for losses in (control, treated)]
     assert judge_training(control, treated)[0] is judge_training(*scaled)[0]
+
+
+def test_what_healed_the_profile_goes_before_what_was_not_tried():
+    """Learning may take more steps than the trial had; a gradient that fades cannot."""
+
+    def offer(name, trial):
+        return Recommendation(
+            name, "t", ("GW101",), ("0",), "w", "c", Risk.SAFE, trial=trial
+        )
+
+    def tried(after):
+        return TrialResult(
+            Verdict.NO_CHANGE,
+            "x",
+            how="training",
+            before=ProfileSeen(decades=6.0),
+            after=ProfileSeen(decades=after),
+            losses_after=(2.3,) * 20,
+        )
+
+    healed, sick, new = (
+        offer("healed", tried(0.3)),
+        offer("sick", tried(5.9)),
+        offer("new", None),
+    )
+    order = sorted((sick, new, healed), key=place_after_trial)
+    assert [item.remedy for item in order] == ["healed", "new", "sick"]

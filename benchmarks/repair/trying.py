@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,8 +12,8 @@ from benchmarks.faults.training import train
 from benchmarks.repair.keys import key_of
 from gradwatch import Verdict
 
-#: Share of a set-up's steps that a trial trains each copy.
-SHARE = 0.25
+#: Steps that a trial trains each copy: the default of `Watch.trial`.
+STEPS = 100
 #: Wall time for all copies of one trial; no set-up of the bench comes near.
 LIMIT_S = 120.0
 
@@ -47,7 +46,7 @@ class Tried:
 def try_offers(setup: SetUp, seed: int) -> Tried:
     """Train a set-up under a watch, then let the watch try what it recommends."""
     run = setup.build(seed)
-    steps = math.ceil(SHARE * setup.steps)
+    steps = STEPS
     began = time.perf_counter()
     with gradwatch.watch(run.model, console=None) as watcher:
         train(run, setup.steps)
