@@ -56,11 +56,12 @@ class Kind(str, Enum):
     STATE = "state"
     """What else is known after a probe; the newest counts."""
     REPORT = "report"
-    """The report at the end: a run without it still runs or was killed."""
+    """The report at the end, and again after later trials; the newest counts. A run
+    without it still runs or was killed."""
 
 
 #: Kinds of which only the newest line counts.
-SUPERSEDED = frozenset({Kind.STRUCTURE, Kind.ANATOMY, Kind.STATE})
+SUPERSEDED = frozenset({Kind.STRUCTURE, Kind.ANATOMY, Kind.STATE, Kind.REPORT})
 
 
 @dataclass(frozen=True, slots=True)

@@ -139,6 +139,16 @@ class Recorder:
         """Close the file, also without an end. Repeated calls do nothing."""
         self._writer.close()
 
+    def revise(self, step: int, report: Report) -> None:
+        """Record the report anew, of a watch that was closed: something was tried.
+
+        Args:
+            step: Last step of the run.
+            report: The report as it is now.
+        """
+        entry = Entry(Kind.REPORT, max(step, 0), dump_report(report))
+        self._writer.add_to_closed([entry])
+
     def _write(self, compose: Callable[[], list[Entry]]) -> None:
         if not self._writer.is_open:
             return

@@ -24,6 +24,7 @@ from gradwatch.optimizer_spec import OptimizerSource
 from gradwatch.prescription import as_tuple
 from gradwatch.recommendations import Recommendation, TrialResult, Verdict
 from gradwatch.report import Report
+from gradwatch.runlog_recording import Recorder
 from gradwatch.settings import Settings
 from gradwatch.trials import check_arguments
 from gradwatch.twin import LossFn
@@ -35,10 +36,13 @@ class WatchTrials(ABC):
     Attributes:
         trials: What was measured, by the name of the treatment.
         loss_fn: The user's loss; None if it was not given.
+        closed: Whether the hooks are off.
     """
 
     trials: dict[str, TrialResult]
     loss_fn: LossFn | None
+    closed: bool
+    _recorder: Recorder | None
     _model: weakref.ref[nn.Module]
     _observer: Observer
     _settings: Settings
@@ -50,6 +54,13 @@ class WatchTrials(ABC):
     def anatomy(self) -> Anatomy:
         """Return what code can change of the model."""
         raise NotImplementedError
+
+    def _keep_trials(self) -> None:
+        """Record the report anew; while the watch lives, the next probe does it."""
+        recorder = self._recorder
+        if recorder is not None and self.closed:
+            step = self._observer.step - 1
+            self._observer.hooks.attempt(lambda: recorder.revise(step, self.report()))
 
     @overload
     def trial(
@@ -176,4 +187,11 @@ class WatchTrials(ABC):
         )
         for chosen, result in zip(treatments, results, strict=True):
             self.trials[title_of(chosen)] = result
+<<<<<<< HEAD
         return results
+=======
+        self._keep_trials()
+        if recommendation is None:
+            return ranked(with_trials(every, self.trials))
+        return results[0]
+>>>>>>> 4ee4e15 (wip)

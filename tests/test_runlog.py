@@ -149,6 +149,34 @@ def test_the_report_of_a_running_run_is_the_watch_report_at_its_last_probe(tmp_p
     assert run.report.run.model_copy(update={"notes": ()}) == live.run
 
 
+def test_trials_after_the_end_are_recorded(tmp_path):
+    """The usual order: train, read the report, try what it recommends."""
+    model, *batch = deep_mlp()
+    with gradwatch.watch(model, record=tmp_path, console=None) as watch:
+        train(model, *batch)
+    assert all(r.trial is None for r in read_run(watch.record).report.recommendations)
+    best = watch.report().recommendations[0]
+    result = watch.trial(best, steps=5, progress=False)
+    run = read_run(watch.record)
+    assert run.finished
+    assert result in [r.trial for r in run.report.recommendations]
+    assert run.report == watch.report()
+    assert run.notes == ()
+
+
+def test_a_trial_after_the_record_was_deleted_warns_and_makes_no_file(tmp_path):
+    """The trial is the user's: it ends as if nothing had been recorded."""
+    model, *batch = deep_mlp()
+    with gradwatch.watch(model, record=tmp_path, console=None) as watch:
+        train(model, *batch)
+    shutil.rmtree(watch.record)
+    best = watch.report().recommendations[0]
+    with pytest.warns(gradwatch.RecordWarning, match="records nothing more"):
+        watch.trial(best, steps=5, progress=False)
+    watch.trial(best, steps=5, progress=False)  # a second warning would be an error
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_findings_are_recorded_as_they_come_and_go(tmp_path):
     """Came at the first probe, confirmed at the second, cleared by two clean ones."""
     run = FakeRun(tmp_path)
