@@ -187,11 +187,5 @@ class WatchTrials(ABC):
         )
         for chosen, result in zip(treatments, results, strict=True):
             self.trials[title_of(chosen)] = result
-<<<<<<< HEAD
-        return results
-=======
         self._keep_trials()
-        if recommendation is None:
-            return ranked(with_trials(every, self.trials))
-        return results[0]
->>>>>>> 4ee4e15 (wip)
+        return results
