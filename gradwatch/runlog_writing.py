@@ -19,6 +19,8 @@ from pathlib import Path
 from gradwatch.errors import RecordWarning
 from gradwatch.runlog_format import SUPERSEDED, Kind, line
 
+_OTHER_FILE = "another file has taken its place"
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -93,6 +95,7 @@ class RunWriter:
         self._book([])
         self._numbers = {Kind.PROBE: 0, Kind.PULSES: 0}
         self._torn = False
+        self._closed_as: tuple[int, int] | None = None
         # Unbuffered: what is written is the system's, whatever becomes of us.
         self._file = path.open("xb", buffering=0)
         try:
@@ -123,16 +126,23 @@ class RunWriter:
         if self.failure or os.getpid() != self._pid:
             return
         try:
-            self._file = self.path.open("r+b", buffering=0)  # makes no new file
+            self._reopen()
         except OSError as error:
             self.fail(error)
             return
         self.write(entries)
         self.close()
 
+    def _reopen(self) -> None:
+        self._file = self.path.open("r+b", buffering=0)  # makes no new file
+        if self._identity() != self._closed_as:
+            raise OSError(_OTHER_FILE)
+
     def close(self) -> None:
         """Close the file. Repeated calls do nothing."""
-        if os.getpid() == self._pid:
+        if self.is_open:
+            with contextlib.suppress(OSError):
+                self._closed_as = self._identity()
             self._file.close()
 
     def fail(self, error: Exception) -> None:
@@ -154,9 +164,14 @@ class RunWriter:
 
     def _check_place(self) -> None:
         """Notice a file that was deleted: writing to it would succeed."""
-        here, there = os.fstat(self._file.fileno()), os.stat(self.path)
-        if (here.st_ino, here.st_dev) != (there.st_ino, there.st_dev):
-            raise OSError("another file has taken its place")
+        there = os.stat(self.path)
+        if self._identity() != (there.st_ino, there.st_dev):
+            raise OSError(_OTHER_FILE)
+
+    def _identity(self) -> tuple[int, int]:
+        """Return what tells the open file from another of its name."""
+        here = os.fstat(self._file.fileno())
+        return here.st_ino, here.st_dev
 
     def _append(self, entries: Sequence[Entry]) -> None:
         texts = [line(entry.kind, entry.step, entry.data) for entry in entries]

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 from dataclasses import fields, replace
 
@@ -164,17 +165,26 @@ def test_trials_after_the_end_are_recorded(tmp_path):
     assert run.notes == ()
 
 
-def test_a_trial_after_the_record_was_deleted_warns_and_makes_no_file(tmp_path):
+@pytest.mark.parametrize("replaced", [False, True])
+@pytest.mark.skipif(os.name == "nt", reason="deletes and moves files")
+def test_a_trial_after_the_record_was_deleted_warns_and_writes_nothing(
+    tmp_path, replaced
+):
     """The trial is the user's: it ends as if nothing had been recorded."""
     model, *batch = deep_mlp()
     with gradwatch.watch(model, record=tmp_path, console=None) as watch:
         train(model, *batch)
-    shutil.rmtree(watch.record)
+    file = watch.record / "run.jsonl"
+    file.rename(tmp_path / "elsewhere")
+    if replaced:
+        file.write_text("mine")
     best = watch.report().recommendations[0]
     with pytest.warns(gradwatch.RecordWarning, match="records nothing more"):
         watch.trial(best, steps=5, progress=False)
     watch.trial(best, steps=5, progress=False)  # a second warning would be an error
-    assert list(tmp_path.iterdir()) == []
+    assert [path.read_text() for path in watch.record.iterdir()] == (
+        ["mine"] if replaced else []
+    )
 
 
 def test_findings_are_recorded_as_they_come_and_go(tmp_path):
