@@ -41,7 +41,7 @@ def _bases() -> tuple[type, ...]:
     Both where both are in use: their Trainers ask for nothing but the methods, but a
     `LightningCLI` asks for an instance of its own package's class.
     """
-    names = [name for name in _PACKAGES if name in sys.modules] or _first_installed()
+    names = [name for name in _PACKAGES if sys.modules.get(name)] or _first_installed()
     return tuple(importlib.import_module(f"{n}.callbacks").Callback for n in names)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import sys
 
 import pytest
 import torch
@@ -224,3 +225,28 @@ def test_a_second_fit_has_a_report_of_its_own(tmp_path):
     assert first.findings == ()
     assert ours.report.findings[0].code == "GW101"
     assert ours.report.run.steps == 2 * BATCHES
+
+
+def test_it_is_a_callback_of_every_package_in_use(tmp_path):
+    """A `LightningCLI` asks for its own package's class; Trainers take either."""
+    from gradwatch.integrations import lightning as ours
+
+    packages = [pytest.importorskip(name) for name in PACKAGES]
+    assert ours._bases() == tuple(package.Callback for package in packages)
+    both = type("Both", (ours._Hooks, *ours._bases()), {})
+    for package in PACKAGES:
+        one = both(console=None)
+        fit(tmp_path, one, package=package)
+        assert one.report.findings[0].code == "GW101"
+
+
+def test_without_lightning_it_says_what_to_install(monkeypatch):
+    """Either package will do; with none the message names both."""
+    from gradwatch.integrations import lightning as ours
+
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", None)
+    other = pytest.importorskip("pytorch_lightning")
+    assert ours._bases() == (other.Callback,)
+    monkeypatch.setitem(sys.modules, "pytorch_lightning", None)
+    with pytest.raises(gradwatch.GradWatchError, match="pip install lightning"):
+        ours._bases()

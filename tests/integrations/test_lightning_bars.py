@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -95,7 +96,11 @@ def test_a_terminal_shows_whole_lines_and_whole_bars(tmp_path, bar):
     sized = {"COLUMNS": str(width), "LINES": "50", "TERM": "xterm"}
     process = subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", script],
-        env={**os.environ, **sized, "PYTHONPATH": os.getcwd()},
+        env={
+            **os.environ,
+            **sized,
+            "PYTHONPATH": str(Path(__file__).resolve().parents[2]),
+        },
         stdin=slave,
         stdout=slave,
         stderr=slave,

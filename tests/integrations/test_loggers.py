@@ -135,9 +135,6 @@ def test_tensorboard_reads_back_what_was_written(tmp_path):
     assert any("GW101" in tag for tag in events.Tags()["tensors"])
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_wandb_keeps_the_run_offline(tmp_path, monkeypatch):
     """Summary, history and artifact of a real offline run."""
     wandb = pytest.importorskip("wandb")
@@ -153,9 +150,6 @@ def test_wandb_keeps_the_run_offline(tmp_path, monkeypatch):
     assert list(tmp_path.rglob("*.wandb"))
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_mlflow_keeps_metrics_and_artifacts(tmp_path, monkeypatch):
     """A local store of files, read back by MLflow itself."""
     mlflow = pytest.importorskip("mlflow")

@@ -14,6 +14,12 @@ from gradwatch.integrations.scalars import NAMES  # noqa: E402
 from gradwatch.integrations.transformers import GradWatchCallback  # noqa: E402
 
 WORDS, LENGTH = 64, 12
+#: Its name in transformers 5.23 and later, and before.
+CHECKPOINTING = next(
+    name
+    for name in ("activation_checkpointing", "gradient_checkpointing")
+    if hasattr(transformers.TrainingArguments, name)
+)
 
 
 def gpt2():
@@ -123,7 +129,7 @@ def test_real_architectures_train_the_same_and_are_seen(tmp_path, make, classes)
         {"gradient_accumulation_steps": 2},
         {"max_grad_norm": 0.01},
         {"bf16": True},
-        {"activation_checkpointing": True},
+        {CHECKPOINTING: True},
         {"optim": "sgd"},
     ],
     ids=str,
