@@ -278,6 +278,21 @@ def start_record(
     return Recorder(writer)
 
 
+def history_of(settings: Settings, recorder: Recorder | None) -> History:
+    """Return the history of a watch, which tells its recorder of pulses if it has one.
+
+    Args:
+        settings: Say how much it keeps.
+        recorder: Records it; None if nothing is recorded.
+
+    Returns:
+        The history.
+    """
+    if recorder is None:
+        return History(settings.max_probes, settings.max_pulses)
+    return RecordedHistory(settings.max_probes, settings.max_pulses, recorder)
+
+
 def _is_path(value: object) -> bool:
     return isinstance(value, str | os.PathLike) and bool(str(value).strip())
 

@@ -18,14 +18,13 @@ from gradwatch.console import ConsoleView
 from gradwatch.detector import Detector, health_of
 from gradwatch.errors import SettingsError
 from gradwatch.findings import Finding, Health, Severity
-from gradwatch.history import History
 from gradwatch.layers import count_entries
 from gradwatch.listeners import Listener, Listeners
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.report import Report
 from gradwatch.run_facts import Seen, report_on, see
-from gradwatch.runlog_recording import RecordedHistory, Recorder, start_record
+from gradwatch.runlog_recording import Recorder, history_of, start_record
 from gradwatch.session_trials import WatchTrials
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
@@ -156,11 +155,7 @@ class Watch(WatchTrials):
         self.closed = False
         self.trials = {}
         self._recorder = recorder
-        self.history = (
-            History(settings.max_probes, settings.max_pulses)
-            if recorder is None
-            else RecordedHistory(settings.max_probes, settings.max_pulses, recorder)
-        )
+        self.history = history_of(settings, recorder)
         self.loss_fn = loss_fn
         self._settings = settings
         self._model = weakref.ref(model)
