@@ -203,37 +203,35 @@ class _Hooks:
             self._react(trainer)
 
     def _log_news(self, live: Watch, trainer: Any, pl_module: Any) -> None:
-        """Log all numbers after a probe, and the norm as often as the Trainer logs."""
+        """Log all numbers after a probe, and the norm as often as the Trainer logs.
+
+        To the loggers directly: the Trainer writes only every `log_every_n_steps`, and
+        a probe that falls between would be lost. Its own callbacks do so too. To
+        `callback_metrics` only after a probe: that way through the Trainer is slow.
+        """
         history = live.history
         probes, pulses = self._logged
         step = trainer.fit_loop.epoch_loop._batches_that_stepped
         if history.num_probes != probes:
-            self._log(trainer, pl_module, scalars(live), step)
+            values = self._named(scalars(live))
+            pl_module.log_dict(values, logger=False)
         elif history.num_pulses != pulses and not (
             (step + 1) % trainer.log_every_n_steps
         ):
-            self._log(trainer, pl_module, grad_norm(history), step)
+            values = self._named(grad_norm(history))
         else:
             return
         self._logged = (history.num_probes, history.num_pulses)
-
-    def _log(
-        self, trainer: Any, pl_module: Any, values: dict[str, float], step: int
-    ) -> None:
-        """Give the numbers to the loggers at this step, and to `callback_metrics`.
-
-        The loggers directly: the Trainer writes only every `log_every_n_steps`, and a
-        probe that falls between would be lost. Its own callbacks do so too.
-        """
-        if not values:
-            return
-        for name, alias in self.aliases.items():
-            if name in values:
-                values[alias] = values[name]
-        pl_module.log_dict(values, logger=False)
-        if trainer.is_global_zero:
+        if values and trainer.is_global_zero:
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=step)
+
+    def _named(self, values: dict[str, float]) -> dict[str, float]:
+        """Add the aliases that a user asked for."""
+        further = {
+            new: values[old] for old, new in self.aliases.items() if old in values
+        }
+        return {**values, **further}
 
     def _react(self, trainer: Any) -> None:
         found, self._found[:] = list(self._found), []

@@ -12,6 +12,9 @@ from gradwatch.integrations.scalars import scalars
 from gradwatch.report import Report
 from gradwatch.session import Watch
 
+#: Forms of the report that are kept as files, where a logger keeps files.
+_FORMS = ("json", "txt")
+
 
 class RunLogger(ABC):
     """Writes what a watch measures: `watch.attach(logger)`, and nothing else.
@@ -43,7 +46,9 @@ class RunLogger(ABC):
         text = f"```\n{report}\n```"
         self.write_text("gradwatch/report", text, _step_of(watch))
         with TemporaryDirectory() as folder:
-            self.write_files([report.save(Path(folder) / "gradwatch-report.json")])
+            name = "gradwatch-report"
+            files = [report.save(Path(folder) / f"{name}.{form}") for form in _FORMS]
+            self.write_files(files)
 
     @abstractmethod
     def write_scalars(self, values: Mapping[str, float], step: int) -> None:

@@ -32,7 +32,7 @@ class Memory(RunLogger):
 
     def __init__(self):
         super().__init__()
-        self.scalars, self.texts, self.files = [], {}, []
+        self.scalars, self.texts, self.files = [], {}, {}
 
     def write_scalars(self, values, step):
         self.scalars.append((step, dict(values)))
@@ -41,7 +41,7 @@ class Memory(RunLogger):
         self.texts[name] = text
 
     def write_files(self, files):
-        self.files += [json.loads(file.read_text()) for file in files]
+        self.files.update({file.name: file.read_text("utf-8") for file in files})
 
 
 def test_only_what_a_probe_measured_anew_is_written():
@@ -61,7 +61,9 @@ def test_findings_and_the_report_are_kept_as_text():
     assert "GW101 vanishing-gradient" in kept.texts["gradwatch/GW101"]
     assert "(limit 2)" in kept.texts["gradwatch/GW101"]
     assert "VANISHING" in kept.texts["gradwatch/report"]
-    assert kept.files[0]["format"] == "gradwatch-report"
+    saved = json.loads(kept.files["gradwatch-report.json"])
+    assert saved["format"] == "gradwatch-report"
+    assert "VANISHING" in kept.files["gradwatch-report.txt"]
 
 
 def test_a_logger_that_fails_is_dropped_and_training_goes_on():

@@ -110,6 +110,27 @@ def names() -> tuple[str, tuple[type[Warning], ...]]:
     )
 
 
+class Notes:
+    """Follows a watch."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def on_probe(self, watch: gradwatch.Watch) -> None:
+        """Note what stands."""
+        self.lines += [finding.code for finding in watch.findings]
+
+    def on_close(self, watch: gradwatch.Watch, report: gradwatch.Report) -> None:
+        """Note the verdict."""
+        self.lines.append(report.health.value)
+
+
+def followed(watch: gradwatch.Watch) -> float | torch.Tensor | None:
+    """A logger follows a watch."""
+    watch.attach(Notes())
+    return watch.loss
+
+
 def tried(
     model: nn.Module, batch: torch.Tensor, watch: gradwatch.Watch
 ) -> gradwatch.TrialResult:
