@@ -138,15 +138,21 @@ def test_tensorboard_reads_back_what_was_written(tmp_path):
 
 
 def test_wandb_keeps_the_run_offline(tmp_path, monkeypatch):
-    """Summary, history and artifact of a real offline run."""
+    """Summary, history and artifact of a real run; its steps stay the user's."""
     wandb = pytest.importorskip("wandb")
     from gradwatch.integrations.wandb import WandbLogger
 
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = wandb.init(project="x", mode="offline", dir=str(tmp_path))
     train(WandbLogger(run))
+    assert run.step == 0
+    run.log({"accuracy": 0.5}, step=1)  # once an epoch: wandb must not have gone by
+    assert run.step == 1
+    train(WandbLogger(run, commit=True))
+    assert run.step > 1
     summary = dict(run.summary)
     run.finish()
+    assert summary["accuracy"] == 0.5
     assert summary["gradwatch/D_decades"] > 2.0
     assert "GW101" in summary["gradwatch/GW101"]
     assert list(tmp_path.rglob("*.wandb"))
