@@ -26,6 +26,9 @@ class Manager(Protocol):
     def guard(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run ours; an error of ours must not reach the user."""
 
+    def fail(self) -> None:
+        """Detach after the error that is being handled."""
+
     def sees_forward(self) -> bool:
         """Whether a forward that runs now belongs to an armed probe."""
 
@@ -56,12 +59,15 @@ class EnterHook(Inert):
         """Hand the call on, or tell that gradients are off."""
         if torch.compiler.is_compiling() or not self.manager.armed:
             return
-        self.ran.add(id(module))
         manager = self.manager
-        if manager.sees_forward():
-            manager.guard(manager.events.on_module_enter, module, args, kwargs)
-        elif not torch.is_grad_enabled():
-            manager.guard(manager.events.on_module_muted, module)
+        try:
+            self.ran.add(id(module))
+            if manager.sees_forward():
+                manager.guard(manager.events.on_module_enter, module, args, kwargs)
+            elif not torch.is_grad_enabled():
+                manager.guard(manager.events.on_module_muted, module)
+        except Exception:
+            manager.fail()
 
 
 class LeaveHook(Inert):
@@ -72,13 +78,19 @@ class LeaveHook(Inert):
 
     def __call__(self, module: nn.Module, args: Any, *rest: Any) -> None:
         """Hand the output on."""
-        if torch.compiler.is_compiling() or not self.manager.sees_forward():
+        if torch.compiler.is_compiling():
             return
-        kwargs, output = rest
-        if kwargs:
-            names = sorted(kwargs, key=lambda name: name != "input")
-            args = (*args, *(kwargs[name] for name in names))
-        self.manager.guard(self.manager.events.on_module_leave, module, args, output)
+        manager = self.manager
+        try:
+            if not manager.sees_forward():
+                return
+            kwargs, output = rest
+            if kwargs:
+                names = sorted(kwargs, key=lambda name: name != "input")
+                args = (*args, *(kwargs[name] for name in names))
+            manager.guard(manager.events.on_module_leave, module, args, output)
+        except Exception:
+            manager.fail()
 
 
 class RootEnterHook(Inert):
@@ -91,11 +103,15 @@ class RootEnterHook(Inert):
         """Hand the inputs on."""
         if torch.compiler.is_compiling():
             return
-        self._note()
-        if not self.manager.attached:
-            self.manager.sweep()
-        elif torch.is_grad_enabled() and not inside_functorch():
-            self.manager.guard(self.manager.events.on_root_forward, args, kwargs)
+        manager = self.manager
+        try:
+            self._note()
+            if not manager.attached:
+                manager.sweep()
+            elif torch.is_grad_enabled() and not inside_functorch():
+                manager.guard(manager.events.on_root_forward, args, kwargs)
+        except Exception:
+            manager.fail()
 
     def _note(self) -> None:
         self.manager.root_runs = True
@@ -118,8 +134,12 @@ class RootLeaveHook(Inert):
         """Hand the output on."""
         if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return
-        if self.manager.attached and not inside_functorch():
-            self.manager.guard(self.manager.events.on_root_output, output)
+        manager = self.manager
+        try:
+            if manager.attached and not inside_functorch():
+                manager.guard(manager.events.on_root_output, output)
+        except Exception:
+            manager.fail()
 
 
 class BackwardEndHook(Inert):
@@ -158,6 +178,9 @@ class OptimizerPre(Inert):
         self.manager.stepping += 1
         try:
             return self.manager.step_begin(optimizer, args, kwargs)
+        except Exception:
+            self.manager.fail()
+            return None
         finally:
             self.manager.stepping -= 1
 
@@ -173,11 +196,13 @@ class OptimizerPost(Inert):
         if torch.compiler.is_compiling() or not self.manager.attached:
             return
         manager = self.manager
-        if manager.resting:
-            manager.count_rested(optimizer)
-            return
         manager.stepping += 1
         try:
-            manager.step_end(optimizer)
+            if manager.resting:
+                manager.count_rested(optimizer)
+            else:
+                manager.step_end(optimizer)
+        except Exception:
+            manager.fail()
         finally:
             manager.stepping -= 1

@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
@@ -33,7 +33,7 @@ from gradwatch.hook_kinds import (
     RootEnterHook,
     RootLeaveHook,
 )
-from gradwatch.module_hooks import ModuleHooks
+from gradwatch.module_hooks import ModuleHooks, run_all
 from gradwatch.stopwatch import Stopwatch
 
 Result = TypeVar("Result")
@@ -105,10 +105,11 @@ class HookManager:
     def _hook_root(self, model: nn.Module) -> None:
         if isinstance(model, torch.jit.ScriptModule):  # those take no such hooks
             return
-        self._root = [
-            model.register_forward_pre_hook(RootEnterHook(self), with_kwargs=True),
-            model.register_forward_hook(RootLeaveHook(self)),
-        ]
+        enter, leave = RootEnterHook(self), RootLeaveHook(self)
+        # One by one: what is registered must be known if the next one fails.
+        enter_handle = model.register_forward_pre_hook(enter, with_kwargs=True)
+        self._root.append(enter_handle)
+        self._root.append(model.register_forward_hook(leave))
 
     def follow_backward(self, parameter: Tensor | None) -> None:
         """Learn of the end of backward from this parameter's gradient."""
@@ -138,13 +139,18 @@ class HookManager:
         self._tensor_handles.clear()
 
     def detach(self) -> None:
-        """Remove every hook. Repeated calls do nothing."""
+        """Remove every hook. Repeated calls do nothing.
+
+        What fails keeps nothing else from being removed; it is raised at the end.
+        """
         self.attached = False
         self.resting = 0
-        self.disarm()
-        self.modules.remove()
-        self.follow_backward(None)
-        self.sweep()
+        run_all(
+            self.disarm,
+            self.modules.remove,
+            lambda: self.follow_backward(None),
+            self.sweep,
+        )
 
     def sweep(self) -> None:
         """Remove the permanent hooks, but not while torch walks through them.
@@ -243,9 +249,7 @@ class HookManager:
             self.resting = 1  # the clock has stopped: another one must be found
         self.resting -= 1
         if not self.resting:
-            self.stepping += 1
             self.guard(self._wake, self._strangers == 0)
-            self.stepping -= 1
 
     def count_step(self) -> bool:
         """Count a step that no hook sees; return whether it fell into a rest."""
@@ -341,33 +345,41 @@ class HookManager:
         """Run ours; on an error detach, warn once, and let training go on."""
         if not self.attached:
             return None
-        outermost = self._stopwatch.start()
+        outermost = False
         grad_enabled = torch.is_grad_enabled()
-        torch._C._set_grad_enabled(False)  # a context manager costs ten times as much
         try:
-            return function(*args)
+            try:
+                outermost = self._stopwatch.start()
+                # A context manager costs ten times as much.
+                torch._C._set_grad_enabled(False)
+                return function(*args)
+            finally:
+                torch._C._set_grad_enabled(grad_enabled)
+                if outermost:
+                    self._stopwatch.stop()
         except Exception:
-            self._fail(traceback.format_exc())
+            self.fail()
             return None
-        finally:
-            torch._C._set_grad_enabled(grad_enabled)
-            if outermost:
-                self._stopwatch.stop()
 
     def attempt(self, function: Callable[..., Result], *args: Any) -> Result | None:
         """Run ours outside of hooks, also when detached; warn at the first error."""
         try:
             return function(*args)
         except Exception:
-            if self.failure is None:
-                self._fail(traceback.format_exc())
+            self.fail()
             return None
 
-    def _fail(self, reason: str) -> None:
-        self.failure = reason
-        self.detach()
+    def fail(self) -> None:
+        """Detach after the error that is being handled; warn at the first one."""
+        known = self.failure is not None
+        reason = self.failure = self.failure or traceback.format_exc()
+        self.attached = False  # every hook of ours is inert from here on
+        with contextlib.suppress(Exception):
+            self.detach()
         with contextlib.suppress(Exception):
             self.events.on_failure()
+        if known:
+            return
         with warnings.catch_warnings():
             # A user's `-W error` must not turn our failure into the end of the run.
             warnings.simplefilter("default", DetachedWarning)
@@ -377,25 +389,3 @@ class HookManager:
                 DetachedWarning,
                 stacklevel=2,
             )
-
-
-@contextlib.contextmanager
-def hooks_on_copy(copy: nn.Module, inspect: Callable[..., None]) -> Iterator[None]:
-    """Call `inspect(module, args, kwargs, output)` for every module of our own copy.
-
-    Args:
-        copy: A deep copy that only gradwatch runs.
-        inspect: Reads a call; its return value must be None.
-
-    Yields:
-        Nothing; the hooks come off at the end.
-    """
-    handles = [
-        module.register_forward_hook(inspect, with_kwargs=True)
-        for module in copy.modules()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

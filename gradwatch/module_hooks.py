@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -51,10 +52,12 @@ class ModuleHooks:
             scripted = isinstance(module, torch.jit.ScriptModule)
             if compiled or scripted or id(module) in self._kept:
                 continue
-            self._handles[id(module)] = [
-                module.register_forward_pre_hook(enter, with_kwargs=True),
-                module.register_forward_hook(leave, with_kwargs=True, prepend=True),
-            ]
+            handles = self._handles[id(module)] = []
+            # One by one: what is registered must be known if the next one fails.
+            before = module.register_forward_pre_hook(enter, with_kwargs=True)
+            handles.append(before)
+            after = module.register_forward_hook(leave, with_kwargs=True, prepend=True)
+            handles.append(after)
 
     def disarm(self) -> None:
         """Remove the hooks of a probe, but none that a compiled graph may contain."""
@@ -76,10 +79,9 @@ class ModuleHooks:
             self._wrappers.append(weakref.ref(wrapper))
             enter = WrapperEnterHook(self._manager)
             leave = RootLeaveHook(self._manager)
-            self._wrapper_handles += [
-                wrapper.register_forward_pre_hook(enter, with_kwargs=True),
-                wrapper.register_forward_hook(leave),
-            ]
+            before = wrapper.register_forward_pre_hook(enter, with_kwargs=True)
+            self._wrapper_handles.append(before)
+            self._wrapper_handles.append(wrapper.register_forward_hook(leave))
 
     def remove(self) -> None:
         """Remove every hook."""
@@ -93,3 +95,41 @@ class ModuleHooks:
             for handle in handles:
                 handle.remove()
         self._handles.clear()
+
+
+def run_all(*parts: Callable[[], object]) -> None:
+    """Run every part, whatever becomes of the others; raise the first error then.
+
+    Args:
+        *parts: What must be done, Ctrl-C or not.
+    """
+    first: BaseException | None = None
+    for part in parts:
+        try:
+            part()
+        except BaseException as error:  # noqa: PERF203 - each part has its own
+            first = first or error
+    if first is not None:
+        raise first
+
+
+@contextlib.contextmanager
+def hooks_on_copy(copy: nn.Module, inspect: Callable[..., None]) -> Iterator[None]:
+    """Call `inspect(module, args, kwargs, output)` for every module of our own copy.
+
+    Args:
+        copy: A deep copy that only gradwatch runs.
+        inspect: Reads a call; its return value must be None.
+
+    Yields:
+        Nothing; the hooks come off at the end.
+    """
+    handles = [
+        module.register_forward_hook(inspect, with_kwargs=True)
+        for module in copy.modules()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

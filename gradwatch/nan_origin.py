@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gradwatch.hooks import hooks_on_copy
 from gradwatch.layers import clean_name
+from gradwatch.module_hooks import hooks_on_copy
 from gradwatch.records import NonFiniteOrigin
 from gradwatch.statistics import plain, tensors_in
 

@@ -15,6 +15,7 @@ from gradwatch.history import History
 from gradwatch.hooks import HookManager
 from gradwatch.layers import outer_wrappers
 from gradwatch.losses import held_loss
+from gradwatch.module_hooks import run_all
 from gradwatch.nan_origin import LastForward, replay_forward
 from gradwatch.observed_facts import ObservedFacts, Replay, Replayed
 from gradwatch.optimizer_roles import OptimizerRoles, find_scaler
@@ -99,9 +100,11 @@ class Observer(ObservedFacts):
 
     def detach(self) -> None:
         """Deliver what is under way and remove every hook."""
-        self.hooks.guard(self._deliver, True)
-        self.hooks.detach()
-        self._release()
+        run_all(
+            lambda: self.hooks.guard(self._deliver, True),
+            self.hooks.detach,
+            self._release,
+        )
 
     def on_failure(self) -> None:
         """Let go of everything after an error of ours."""

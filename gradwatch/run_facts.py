@@ -213,6 +213,26 @@ def report_on(
     )
 
 
+def broken_report(name: str, failure: str, findings: Iterable[Finding]) -> Report:
+    """Return what can be said where a report could not be composed.
+
+    Args:
+        name: What the user calls the model.
+        failure: The error of gradwatch's own.
+        findings: What stood.
+
+    Returns:
+        A report without measurements.
+    """
+    return Report(
+        health=Health.UNKNOWN,
+        sentence="gradwatch met an error of its own and cannot tell what it measured.",
+        next_step="Please report the error; the training itself is unaffected.",
+        findings=tuple(findings),
+        run=RunFacts(name=name, failure=failure.strip().rsplit("\n", 1)[-1]),
+    )
+
+
 def what_was_checked(
     history: History,
     structure: Structure,

@@ -12,22 +12,18 @@ import torch
 from torch import nn
 
 from gradwatch.anatomy import Anatomy
-from gradwatch.anatomy_reading import read_anatomy
 from gradwatch.compiled_replay import CompiledReplay
 from gradwatch.console import ConsoleView
-from gradwatch.detector import Detector, health_of
-from gradwatch.errors import SettingsError
-from gradwatch.findings import Finding, Health, Severity
+from gradwatch.detector import Detector
+from gradwatch.errors import GradWatchError, SettingsError
+from gradwatch.findings import Finding, Severity
 from gradwatch.layers import count_entries
 from gradwatch.listeners import Listener, Listeners
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
-from gradwatch.report import Report
-from gradwatch.run_facts import Seen, report_on, see
 from gradwatch.runlog_recording import Recorder, history_of, start_record
-from gradwatch.session_trials import WatchTrials
+from gradwatch.session_reports import WatchReports
 from gradwatch.settings import Settings
-from gradwatch.structure import Structure
 from gradwatch.twin import LossFn
 from gradwatch.watch_options import (
     check_callable,
@@ -92,7 +88,7 @@ def watch(
     Raises:
         ModelError: If `model` is not an `nn.Module` or has no parameters.
         SettingsError: If an option is unknown or out of range.
-    """  # noqa: DOC502 - raised by what it calls
+    """  # noqa: DOC501, DOC502 - raised by what it calls
     check_model(model)
     options = settings_of(settings, budget, every)
     check_console(console)
@@ -121,15 +117,22 @@ def watch(
     for live in watches:
         if live.key == key:
             return live
-    kept = start_record(
-        record, options, model=type(model).__name__, name=name, ignore=key[4]
-    )
-    new = Watch(model, options, key, console, on_finding, scaler, loss_fn, name, kept)
+    try:
+        kept = start_record(
+            record, options, model=type(model).__name__, name=name, ignore=key[4]
+        )
+        new = Watch(
+            model, options, key, console, on_finding, scaler, loss_fn, name, kept
+        )
+    except GradWatchError:
+        raise
+    except Exception:  # an error of ours: a watch that only tells of it
+        new = Watch(model, options, key, None, None, None, loss_fn, name, None, False)
     watches.append(new)
     return new
 
 
-class Watch(WatchTrials):
+class Watch(WatchReports):
     """A live watch; made by `watch()`.
 
     Attributes:
@@ -150,6 +153,7 @@ class Watch(WatchTrials):
         loss_fn: LossFn | None,
         name: str | None,
         recorder: Recorder | None,
+        works: bool = True,
     ) -> None:
         self.key = key
         self.closed = False
@@ -185,9 +189,18 @@ class Watch(WatchTrials):
             scaler=scaler,
         )
         self._observer.replay = CompiledReplay(settings, key[1], key[2])
-        self._observer.attach()
         # Runs when the model is collected, and at interpreter exit.
         self._finalizer = weakref.finalize(model, self.close)
+        try:
+            if works:
+                self._observer.hooks.attempt(self._observer.attach)
+            else:
+                self._observer.hooks.fail()  # after the error that is being handled
+        except BaseException:  # Ctrl-C: nobody will ever have this watch to close it
+            self.closed = True
+            self._finalizer.detach()
+            self._observer.hooks.detach()
+            raise
 
     # -- context ------------------------------------------------------------------
 
@@ -209,16 +222,21 @@ class Watch(WatchTrials):
         if self.closed:
             self._observer.hooks.sweep()  # what a close inside a step had to leave
             return
-        self._observer.hooks.guard(self._observer._deliver, True)
-        if self._is_sick():  # while the last inputs and the optimizers are there
-            self.anatomy()
-        self.closed = True
-        self._finalizer.detach()
-        self._observer.detach()
-        if self._view is not None or self._recorder is not None or self._listeners:
-            self._observer.hooks.attempt(self._say_goodbye)
-        if self._recorder is not None:
-            self._recorder.close()
+        hooks = self._observer.hooks
+        try:
+            hooks.guard(self._observer._deliver, True)
+            # While the last inputs and the optimizers are there.
+            if hooks.attempt(self._is_sick):
+                self.anatomy()
+        finally:  # also after Ctrl-C
+            self.closed = True
+            self._finalizer.detach()
+            hooks.attempt(self._observer.detach)
+        try:
+            hooks.attempt(self._say_goodbye)
+        finally:
+            if self._recorder is not None:
+                hooks.attempt(self._recorder.close)
 
     # -- the user's side ----------------------------------------------------------
 
@@ -239,7 +257,7 @@ class Watch(WatchTrials):
         Raises:
             SettingsError: If `loss` is not one number.
         """
-        if not is_number(loss):
+        if self._observer.hooks.attempt(is_number, loss) is False:
             raise SettingsError(
                 f"`loss` (={kind_of(loss)}) must be a number or a tensor with one "
                 "entry."
@@ -260,101 +278,18 @@ class Watch(WatchTrials):
         if self.closed:
             self._listeners.on_close(self, self.report())
 
-    @property
-    def loss(self) -> float | torch.Tensor | None:
-        """Loss of the step under way; None before it is known, and between looks."""
-        return self._observer.loss
-
-    @property
-    def name(self) -> str:
-        """What the report calls the model."""
-        return self._name or self._model_name
-
-    @property
-    def record(self) -> Path | None:
-        """Folder that this run is recorded in; None without `record=`."""
-        return self._recorder.folder if self._recorder is not None else None
-
-    @property
-    def findings(self) -> tuple[Finding, ...]:
-        """Findings that stand, worst first, as of the newest probe."""
-        return tuple(self._detector.standing)
-
-    @property
-    def structure(self) -> Structure:
-        """The network as gradwatch understood it."""
-        return self._observer.structure
-
-    def anatomy(self) -> Anatomy:
-        """Return what code can change of the model: what recommendations are bound to.
-
-        Read anew while the watch is live; afterwards as it was at the end.
-        """
-        model = self._model()
-        if model is not None and not (self.closed and self._anatomy.model):
-            self._observer.hooks.attempt(self._read_anatomy, model)
-        return self._anatomy
-
-    @property
-    def overhead(self) -> float:
-        """Share of training time taken since the budget began to rule."""
-        spent, wall = self._observer.overhead()
-        return spent / wall
-
-    def report(self) -> Report:
-        """Return what is known now; may be called at any time, also in the loop."""
-        if not self.closed:
-            self._observer.hooks.guard(self._observer._deliver, True)
-        # After a failure the rules that failed would fail again: what stood, stands.
-        hooks = self._observer.hooks
-        hooks.attempt(self._detector.update, self.history, self.structure)
-        anatomy = self.anatomy() if self._is_sick() else None
-        settings, structure = self._settings, self.structure
-        return report_on(self._seen(), self.history, structure, settings, anatomy)
-
     # -- inside -------------------------------------------------------------------
-
-    def _seen(self) -> Seen:
-        return see(
-            observer=self._observer,
-            detector=self._detector,
-            settings=self._settings,
-            model_name=self._model_name,
-            num_parameters=self._count(),
-            name=self._name,
-            trials=self.trials,
-        )
 
     def _say_goodbye(self) -> None:
         """Record the report, print it, then give it to the loggers."""
+        if self._view is None and self._recorder is None and not self._listeners:
+            return
         report = self.report()
         if self._recorder is not None:
             self._recorder.finish(self.history, self._seen(), report)
         if self._view is not None:
             self._view.on_close(report)
         self._listeners.on_close(self, report)
-
-    def _count(self) -> int:
-        """Count again while the model lives: lazy parameters have grown since."""
-        model = self._model()
-        if model is not None:
-            self._num_parameters = count_entries(model.parameters())
-        return self._num_parameters
-
-    def _is_sick(self) -> bool:
-        """Whether something stands that recommendations answer."""
-        return any(f.severity >= Severity.WARNING for f in self._detector.standing)
-
-    def _read_anatomy(self, model: nn.Module) -> None:
-        observer = self._observer
-        self._anatomy = read_anatomy(
-            model,
-            self.structure,
-            self.history,
-            observer.optimizers.alive,
-            observer.last_inputs,
-            observer.capture.batches,
-        )
 
     def _judge(self) -> bool:
         """Run the rules on the newest probe; say whether a rule fired anew."""
@@ -372,11 +307,6 @@ class Watch(WatchTrials):
             self._view.on_probe(self.history, standing, health, self.overhead)
         self._listeners.on_probe(self)
         return bool(self._detector.newly_fired)
-
-    def _health(self) -> Health:
-        return health_of(
-            self._detector.standing, self.history, self.structure, self._settings
-        )
 
     def _tell(self, finding: Finding) -> None:
         if self._view is not None:
