@@ -172,8 +172,9 @@ class HookManager:
     def hook_tensor(self, tensor: Tensor, callback: Callable[[Tensor], None]) -> None:
         """Call back with the gradient of a tensor, once a backward pass."""
 
-        def on_gradient(grad: Tensor) -> None:
-            if self.armed and not torch.is_grad_enabled():
+        def on_gradient(grad: Tensor | None) -> None:
+            # None: a custom Function upstream gave no gradient, and autograd says so.
+            if grad is not None and self.armed and not torch.is_grad_enabled():
                 self.guard(callback, grad)
 
         self._tensor_handles.append(tensor.register_hook(on_gradient))

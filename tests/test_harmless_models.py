@@ -165,3 +165,41 @@ def test_sparse_embeddings_train_the_same(rhythm):
         return optimizer
 
     compare(Bag, loop, **rhythm)
+
+
+class _Nothing(torch.autograd.Function):
+    """Passes a value on and gives no gradient for it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        return None
+
+
+class _Cut(torch.nn.Module):
+    """A network cut by a function that returns None for its gradient."""
+
+    def __init__(self):
+        super().__init__()
+        self.below, self.above = torch.nn.Linear(6, 6), torch.nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.above(_Nothing.apply(self.below(x)))
+
+
+def test_a_function_that_gives_no_gradient_is_no_failure():
+    """Autograd hands `None` to a tensor's hook then."""
+    import gradwatch
+
+    model = _Cut()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with gradwatch.watch(model, console=None, every=1) as watch:
+        for _ in range(3):
+            optimizer.zero_grad()
+            model(torch.randn(4, 6)).square().mean().backward()
+            optimizer.step()
+    assert watch.report().run.failure == ""
+    assert watch.history.num_probes == 3
