@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from gradwatch.errors import GradWatchError, SettingsError
 from gradwatch.findings import Finding, Severity
 from gradwatch.layers import count_entries
 from gradwatch.listeners import Listener, Listeners
+from gradwatch.module_hooks import run_all
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.runlog_recording import Recorder, history_of, start_record
@@ -231,7 +233,7 @@ class Watch(WatchReports):
         finally:  # also after Ctrl-C
             self.closed = True
             self._finalizer.detach()
-            hooks.attempt(self._observer.detach)
+            run_all(partial(hooks.attempt, self._observer.detach), hooks.detach)
         try:
             hooks.attempt(self._say_goodbye)
         finally:
