@@ -84,8 +84,14 @@ def is_nested_step(optimizer: Optimizer) -> bool:
     return False
 
 
-def inside_functorch() -> bool:
-    """Whether a functorch transform (vmap, grad) wraps the tensors of this forward."""
+def inside_transform() -> bool:
+    """Whether a forward is recorded or rewritten instead of trained.
+
+    So it is under a functorch transform (vmap, grad) and under `torch.jit.trace`, which
+    would write what our hooks compute into the user's graph.
+    """
+    if torch._C._is_tracing():
+        return True
     functorch = getattr(torch._C, "_functorch", None)
     peek = getattr(functorch, "peek_interpreter_stack", None)
     return peek is not None and peek() is not None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gradwatch.hook_events import Events, Inert, inside_functorch
+from gradwatch.hook_events import Events, Inert, inside_transform
 
 
 class Manager(Protocol):
@@ -108,7 +108,7 @@ class RootEnterHook(Inert):
             self._note()
             if not manager.attached:
                 manager.sweep()
-            elif torch.is_grad_enabled() and not inside_functorch():
+            elif torch.is_grad_enabled() and not inside_transform():
                 manager.guard(manager.events.on_root_forward, args, kwargs)
         except Exception:
             manager.fail()
@@ -136,7 +136,7 @@ class RootLeaveHook(Inert):
             return
         manager = self.manager
         try:
-            if manager.attached and not inside_functorch():
+            if manager.attached and not inside_transform():
                 manager.guard(manager.events.on_root_output, output)
         except Exception:
             manager.fail()

@@ -25,7 +25,7 @@ from torch.optim.optimizer import (
 )
 
 from gradwatch.errors import DetachedWarning
-from gradwatch.hook_events import Events, Inert, inside_functorch, is_nested_step
+from gradwatch.hook_events import Events, Inert, inside_transform, is_nested_step
 from gradwatch.hook_kinds import (
     BackwardEndHook,
     OptimizerPost,
@@ -195,7 +195,7 @@ class HookManager:
         return (
             self.armed
             and torch.is_grad_enabled()
-            and not inside_functorch()
+            and not inside_transform()
             and threading.get_ident() == self._owner_thread()
         )
 
