@@ -85,11 +85,9 @@ def is_nested_step(optimizer: Optimizer) -> bool:
 
 
 def inside_transform() -> bool:
-    """Whether a forward is recorded or rewritten instead of trained.
-
-    So it is under a functorch transform (vmap, grad) and under `torch.jit.trace`, which
-    would write what our hooks compute into the user's graph.
-    """
+    """Whether functorch (vmap, grad) or `torch.jit.trace` runs this forward."""
+    # Neither trains: the one wraps its tensors, the other would write what our hooks
+    # compute into the user's graph.
     if torch._C._is_tracing():
         return True
     functorch = getattr(torch._C, "_functorch", None)

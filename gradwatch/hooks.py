@@ -19,10 +19,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 
 from gradwatch.errors import DetachedWarning
 from gradwatch.hook_events import Events, Inert, inside_transform, is_nested_step
@@ -34,6 +30,7 @@ from gradwatch.hook_kinds import (
     RootLeaveHook,
 )
 from gradwatch.module_hooks import ModuleHooks, run_all
+from gradwatch.step_hooks import call_after_steps, call_before_steps
 from gradwatch.stopwatch import Stopwatch
 
 Result = TypeVar("Result")
@@ -98,8 +95,8 @@ class HookManager:
             return
         self.attached = True
         if steps:
-            self._pre = register_optimizer_step_pre_hook(OptimizerPre(self))
-            self._post = register_optimizer_step_post_hook(OptimizerPost(self))
+            self._pre = call_before_steps(OptimizerPre(self))
+            self._post = call_after_steps(OptimizerPost(self))
         self._hook_root(model)
 
     def _hook_root(self, model: nn.Module) -> None:
@@ -155,9 +152,9 @@ class HookManager:
     def sweep(self) -> None:
         """Remove the permanent hooks, but not while torch walks through them.
 
-        An optimizer step iterates over the global hooks themselves, so a removal from
-        inside would raise in the user's step. What must stay is inert until the next
-        forward of the model, or `detach`, takes it away.
+        A step iterates over the hooks themselves, so a removal from inside would raise
+        in the user's step. What must stay is inert until the next forward of the model,
+        or `detach`, takes it away.
         """
         if self.stepping:
             return
@@ -229,7 +226,6 @@ class HookManager:
         if self._accumulate is not None:
             self._accumulate.remove()
             self._accumulate = None
-        # torch walks through the other hooks of steps now, not through these.
         self._pre.remove()
         if self.root_runs:
             for handle in self._root:
@@ -283,7 +279,7 @@ class HookManager:
         rested, self.rested = self.rested, 0
         model = self._model()
         if model is not None:
-            self._pre = register_optimizer_step_pre_hook(OptimizerPre(self))
+            self._pre = call_before_steps(OptimizerPre(self))
             if not self._root:
                 self._hook_root(model)
             self.follow_backward(self._followed() if self._followed else None)

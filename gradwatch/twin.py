@@ -22,6 +22,7 @@ from gradwatch.losses import own_loss, random_cotangent
 from gradwatch.observer import Observer
 from gradwatch.settings import Settings
 from gradwatch.statistics import tensors_in
+from gradwatch.step_hooks import only_new_step_hooks
 
 #: `loss_fn(model, batch) -> scalar Tensor`, everywhere in gradwatch.
 LossFn = Callable[[nn.Module, Any], Tensor]
@@ -111,7 +112,7 @@ def no_trace(*values: Any) -> Iterator[None]:
     for tensor, _ in kept:
         tensor.grad = None
     try:
-        with same_randomness(), _no_optimizer_hooks(), torch.enable_grad():
+        with same_randomness(), only_new_step_hooks(), torch.enable_grad():
             yield
     finally:
         for tensor, grad in kept:
@@ -154,24 +155,6 @@ def _devices() -> list[int]:
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         return list(range(torch.cuda.device_count()))
     return []
-
-
-@contextlib.contextmanager
-def _no_optimizer_hooks() -> Iterator[None]:
-    hooks = [
-        getattr(sys.modules["torch.optim.optimizer"], name, None)
-        for name in ("_global_optimizer_pre_hooks", "_global_optimizer_post_hooks")
-    ]
-    kept = [(table, dict(table)) for table in hooks if isinstance(table, dict)]
-    for table, _ in kept:
-        table.clear()
-    try:
-        yield
-    finally:
-        for table, items in kept:
-            added = dict(table)
-            table.clear()
-            table.update({**items, **added})
 
 
 def probe_twin(

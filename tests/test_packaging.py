@@ -32,7 +32,7 @@ ORDER = (
     ("probe_numbers", "probe_coverage", "probe_depth", "probe_time", "probe_record"),
     ("pulse", "rhythm", "stopwatch"),
     ("recipe", "optimizer_spec", "capture"),
-    ("hook_events", "hook_kinds", "module_hooks", "hooks", "nan_origin"),
+    ("hook_events", "step_hooks", "hook_kinds", "module_hooks", "hooks", "nan_origin"),
     ("history",),
     ("deliveries", "watched_model", "optimizer_roles"),
     ("pulse_taking", "observed_facts", "sealing", "observer"),
@@ -272,7 +272,7 @@ def test_only_hooks_registers_hooks(name):
         if (isinstance(node, ast.Attribute) and pattern.fullmatch(node.attr))
         or (isinstance(node, ast.Name) and pattern.fullmatch(node.id))
     ]
-    allowed = {"hooks", "module_hooks", "rewiring", "training_edits"}
+    allowed = {"hooks", "step_hooks", "module_hooks", "rewiring", "training_edits"}
     assert not uses or name in allowed, f"{FILES[name]}, lines {uses}"
 
 
