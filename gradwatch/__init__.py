@@ -1,12 +1,5 @@
 """Names the sick layers of a PyTorch network while it trains, with evidence."""
 
-# ruff: noqa: E402 - what follows must not move above the first statement.
-import random as _random
-
-# rich draws from Python's global generator when it is imported: a user who seeded it
-# before importing gradwatch must see the same numbers afterwards.
-_random_state = _random.getstate()
-
 from gradwatch._version import __version__
 from gradwatch.errors import (
     DetachedWarning,
@@ -36,8 +29,6 @@ from gradwatch.report import Report
 from gradwatch.session import Watch, watch
 from gradwatch.settings import Settings
 from gradwatch.trials import trial
-
-_random.setstate(_random_state)
 
 __all__ = [
     "Change",

@@ -6,14 +6,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from gradwatch.late_import import draws_kept
 
 
 @contextlib.contextmanager
@@ -29,6 +22,15 @@ def trial_bar(title: str, *, shown: bool) -> Iterator[Callable[[int, int], None]
     Yields:
         What to call after every step, with the steps done and the steps wanted.
     """
+    with draws_kept():
+        from rich.console import Console
+        from rich.progress import (
+            BarColumn,
+            MofNCompleteColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+        )
     console = Console(file=sys.stderr)
     bar = Progress(
         TextColumn("{task.description}"),

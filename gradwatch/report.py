@@ -23,6 +23,7 @@ from pydantic import (
 from gradwatch._version import __version__
 from gradwatch.errors import ReportError
 from gradwatch.findings import Confidence, Finding, Health, Severity
+from gradwatch.late_import import draws_kept
 from gradwatch.recommendations import Rejection
 from gradwatch.report_parts import (
     ChainPoint,
@@ -237,12 +238,14 @@ class Report(ReportPart):
         return cls.from_json(text, source=str(file))
 
     def __rich__(self) -> Any:
-        from gradwatch.console import render_report
+        with draws_kept():
+            from gradwatch.console import render_report
 
         return render_report(self)
 
     def __str__(self) -> str:
-        from gradwatch.console import report_text
+        with draws_kept():
+            from gradwatch.console import report_text
 
         return report_text(self)
 
@@ -253,7 +256,8 @@ class Report(ReportPart):
         )
 
     def _repr_html_(self) -> str:
-        from gradwatch.console import report_html
+        with draws_kept():
+            from gradwatch.console import report_html
 
         return report_html(self)
 

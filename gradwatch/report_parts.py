@@ -60,7 +60,8 @@ RecommendationField = Annotated[
 class ReportPart(BaseModel):
     """What all parts of a report share: frozen, and NaN survives the JSON."""
 
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+    # The validator is built at the first use, not when gradwatch is imported.
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings", defer_build=True)
 
 
 class LayerSummary(ReportPart):

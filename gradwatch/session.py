@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import nn
 
 from gradwatch.anatomy import Anatomy
 from gradwatch.compiled_replay import CompiledReplay
-from gradwatch.console import ConsoleView
 from gradwatch.detector import Detector
 from gradwatch.errors import GradWatchError, SettingsError
 from gradwatch.findings import Finding, Severity
+from gradwatch.late_import import draws_kept
 from gradwatch.layers import count_entries
 from gradwatch.listeners import Listener, Listeners
 from gradwatch.module_hooks import run_all
@@ -37,6 +37,9 @@ from gradwatch.watch_options import (
     patterns_of,
     settings_of,
 )
+
+if TYPE_CHECKING:
+    from gradwatch.console import ConsoleView
 
 ConsoleMode = Literal["live", "alerts", "end"]
 
@@ -326,4 +329,7 @@ def _console_view(console: ConsoleMode | None, name: str | None) -> ConsoleView 
         and distributed.get_rank() != 0
     ):
         return None
+    # Rich is not needed where nothing is printed.
+    with draws_kept():
+        from gradwatch.console import ConsoleView
     return ConsoleView(console, name=name or "")

@@ -24,7 +24,10 @@ Count = Annotated[int, Field(ge=1)]
 class Settings(BaseModel):
     """Options of a watch. Frozen; unknown names are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+    # The validator is built at the first use, not when gradwatch is imported.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, defer_build=True
+    )
 
     # --- rhythm and cost (design section 3)
     budget: Share = Field(

@@ -23,7 +23,15 @@ PACKAGE = Path(next(iter(gradwatch.__path__)))
 # From the bottom up: a module imports from the lines above its own, and from its own
 # line where that makes no circle. A new file takes a place here on purpose.
 ORDER = (
-    ("_version", "errors", "findings", "records", "settings_file", "settings"),
+    (
+        "_version",
+        "late_import",
+        "errors",
+        "findings",
+        "records",
+        "settings_file",
+        "settings",
+    ),
     ("ledger", "statistics"),
     ("dominators", "graph_nodes", "autograd_graph", "graph_neighbours"),
     ("layers", "losses", "recurrent", "structure", "trunk"),
@@ -71,8 +79,9 @@ ORDER = (
     ("script",),
     ("cli", "__main__", "integrations", "child_start"),
 )
-# `Report`'s render methods and the commands import what they use when they are called.
-LATE_IMPORTS_IN = {"report", "cli"}
+# `Report`'s render methods, the commands and a watch that prints import what they use
+# when they are called.
+LATE_IMPORTS_IN = {"report", "cli", "session"}
 FIRST_IMPORTS_NONE_OF = (
     "pytorch_lightning",
     "lightning",
@@ -85,7 +94,22 @@ FIRST_IMPORTS_NONE_OF = (
     "yaml",
     "typer",
     "click",
+    # A third of the time of the import went to these before they waited for a print.
+    "rich",
+    "markdown_it",
+    "pygments",
+    "gradwatch.console",
+    # Parts of torch that cost as much as all of gradwatch.
+    "torch._dynamo",
+    "torch._inductor",
+    "torch.utils.tensorboard",
 )
+
+
+WATCH = """
+import gradwatch, torch
+gradwatch.watch(torch.nn.Linear(1, 1), console={console}).close()
+"""
 
 
 def source_files():
@@ -189,14 +213,19 @@ def pyproject():
 
 
 def test_import_loads_no_framework_and_no_logger():
-    """Importing gradwatch brings in torch, and no other framework."""
-    assert loaded_by("import gradwatch") == []
+    """Importing gradwatch and watching bring in torch, and no other framework.
+
+    Nor rich, where nothing is printed: on ranks above 0 for instance.
+    """
+    assert loaded_by(WATCH.format(console="None")) == []
 
 
 def test_the_check_for_loaded_frameworks_can_fail(tmp_path):
-    """A framework imported beside gradwatch is seen by the check above."""
+    """A framework imported beside gradwatch is seen by the check above, and rich."""
     (tmp_path / "wandb.py").touch()
-    assert loaded_by("import gradwatch, wandb", path=tmp_path) == ["wandb"]
+    code = "import wandb\n" + WATCH.format(console="'alerts'")
+    found = set(loaded_by(code, path=tmp_path))
+    assert found >= {"wandb", "rich", "gradwatch.console"}
 
 
 @pytest.mark.parametrize("name", sorted(set(FILES) - {""}))

@@ -40,7 +40,7 @@ print("same")
 
 
 def test_no_generator_moves_in_a_fresh_process():
-    """Imports count: rich draws a random number when it is first imported."""
+    """Late imports count: rich draws a random number when it is first imported."""
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=False
     )
