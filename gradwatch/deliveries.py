@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from gradwatch.history import History
 from gradwatch.ledger import Pending
 from gradwatch.probe import Probe
@@ -90,6 +92,12 @@ class Deliveries:
     def add_probe(self, probe: PendingProbe) -> None:
         """Take a probe that is under way."""
         self._probes.append(probe)
+
+    @property
+    def scale(self) -> Tensor | None:
+        """The scaler's loss scale, on the device."""
+        scale = getattr(self.scaler, "_scale", None)
+        return scale if isinstance(scale, Tensor) else None
 
     @property
     def under_way(self) -> bool:

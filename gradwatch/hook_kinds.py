@@ -52,12 +52,14 @@ class EnterHook(Inert):
         self.manager = manager
         #: Identities of modules that were seen to run outside of a compiled graph.
         self.ran = ran
+        #: Cleared when its probe ends: one that ends in a forward is called once more.
+        self.on = True
 
     # `kwargs` has a default because torch looks up whether a hook takes them at the
     # call: a hook that was just removed is called without.
     def __call__(self, module: nn.Module, args: Any, kwargs: Any = None) -> None:
         """Hand the call on, or tell that gradients are off."""
-        if torch.compiler.is_compiling() or not self.manager.armed:
+        if torch.compiler.is_compiling() or not self.manager.armed or not self.on:
             return
         manager = self.manager
         try:

@@ -119,6 +119,11 @@ class HookManager:
                 BackwardEndHook(self)
             )
 
+    @property
+    def followed(self) -> Tensor | None:
+        """The parameter whose gradient tells of the end of backward."""
+        return None if self._followed is None else self._followed()
+
     def arm(self) -> None:
         """Register hooks on every module outside compiled regions."""
         model = self._model()
@@ -282,7 +287,7 @@ class HookManager:
             self._pre = call_before_steps(OptimizerPre(self))
             if not self._root:
                 self._hook_root(model)
-            self.follow_backward(self._followed() if self._followed else None)
+            self.follow_backward(self.followed)
         self.events.on_rest_end(rested, clock_runs=clock_runs)
 
     # -- optimizer steps ----------------------------------------------------------

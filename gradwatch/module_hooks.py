@@ -34,6 +34,7 @@ class ModuleHooks:
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._ran: set[int] = set()
+        self._enter: EnterHook | None = None
         self._handles: dict[int, list[Any]] = {}
         self._kept: dict[int, list[Any]] = {}
         self._wrappers: list[weakref.ref[nn.Module]] = []
@@ -48,6 +49,7 @@ class ModuleHooks:
             if handles[0].hooks_dict_ref() is not None
         }
         enter, leave = EnterHook(self._manager, self._ran), LeaveHook(self._manager)
+        self._enter = enter
         for _, module, compiled in walk(model):
             scripted = isinstance(module, torch.jit.ScriptModule)
             if compiled or scripted or id(module) in self._kept:
@@ -62,6 +64,8 @@ class ModuleHooks:
     def disarm(self) -> None:
         """Remove the hooks of a probe, but none that a compiled graph may contain."""
         keep = has_compiled()
+        if self._enter is not None and not keep:
+            self._enter.on = False
         for key, handles in self._handles.items():
             if keep and key not in self._ran:
                 self._kept[key] = handles

@@ -85,9 +85,9 @@ class ObservedFacts:
         return self._stopwatch.seconds
 
     @property
-    def started_after(self) -> float | None:
-        """When the budget began to rule; None if it does not yet."""
-        return self._stopwatch.started_after
+    def ruled(self) -> bool:
+        """Whether a step has ended since the budget began to rule."""
+        return self._stopwatch.ruled
 
     def overhead(self) -> tuple[float, float]:
         """Return our seconds and the wall time, both since the budget began to rule."""

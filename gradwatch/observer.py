@@ -29,6 +29,7 @@ from gradwatch.sealing import seal
 from gradwatch.settings import Settings
 from gradwatch.stopwatch import Stopwatch
 from gradwatch.structure import Structure
+from gradwatch.unseen_steps import UnseenSteps
 from gradwatch.watched_model import WatchedModel
 
 #: Looks for compiled wrappers around a model that was not seen to run (chosen).
@@ -73,6 +74,7 @@ class Observer(ObservedFacts):
         self._units = UnitMemory()
         self._graphs = GraphMemory()
         self._manual = False
+        self._unseen = UnseenSteps()
         self._probe: Probe | None = None
         self._pulses = PulseTaker(self.watched, self.hooks, self._deliveries)
         self._idle_s = 0.0
@@ -91,7 +93,7 @@ class Observer(ObservedFacts):
         self.hooks.attach(steps=steps)
         self.hooks.guard(self._resolve)
         self.hooks.guard(self.watched.note_zero_parameters)
-        self.hooks.guard(self._keep_initial)
+        self.hooks.guard(self.capture.keep_initial, self.watched.model)
         self.hooks.guard(self._pulses.follow)
         self._idle_s = self.hooks.time_of_rest() if steps else 0.0
         self.rhythm.note_idle(self._idle_s)
@@ -136,15 +138,11 @@ class Observer(ObservedFacts):
         """Use memories that outlive this observer."""
         self._graphs, self._units = graphs, units
 
-    def _keep_initial(self) -> None:
-        model = self.watched.model
-        if model is not None:
-            self.capture.keep_initial(model)
-
     # -- forward and backward -----------------------------------------------------
 
     def on_root_forward(self, args: tuple[Any, ...], kwargs: Any) -> None:
         """Keep references to the inputs and the RNG state of the last forward."""
+        self._end_unseen_step(args, kwargs)
         if self.settings.nan_origin != "off":
             self._last.remember(args, kwargs, random=self.watched.random)
         model = self.watched.model
@@ -177,6 +175,10 @@ class Observer(ObservedFacts):
     def on_backward_end(self) -> None:
         """Take the pulse before anybody clips the gradients."""
         self._pulses.end_backward()
+        self._unseen.note_backward(self.hooks.followed)
+        if self._unseen.counts and self._probe is not None:
+            # The gradients may be gone when the step is noticed.
+            self._read_gradients(self._probe)
 
     # -- optimizer steps ----------------------------------------------------------
 
@@ -190,6 +192,7 @@ class Observer(ObservedFacts):
             self.optimizers.foreign.add(type(optimizer).__name__)
             return
         self.hooks.note_training_thread()
+        self._unseen.announce()
         if not self._scaler_sought:
             self._deliveries.scaler = find_scaler()
             self._scaler_sought = True
@@ -202,14 +205,10 @@ class Observer(ObservedFacts):
     def _take_pulse(self, optimizer: Optimizer) -> None:
         if not self._pulses.wanted and self._probe is None:
             return
-        scale = self._scale_tensor()
+        scale = self._deliveries.scale
         reading = self._pulses.finish(self._step, optimizer, self.loss, scale)
         if reading is not None:
             self._seek_nan_origin(reading)
-
-    def _scale_tensor(self) -> Tensor | None:
-        scale = getattr(self._deliveries.scaler, "_scale", None)
-        return scale if isinstance(scale, Tensor) else None
 
     def _seek_nan_origin(self, reading: PulseReading) -> None:
         """Replay the step that turned non-finite, while the weights are intact."""
@@ -226,13 +225,13 @@ class Observer(ObservedFacts):
         assert probe is not None
         roles = self.optimizers
         owned = roles.owned_or_free(optimizer) if clock else set(roles.owned(optimizer))
-        zeros = self._scale_tensor() is not None or probe.float16
+        zeros = self._deliveries.scale is not None or probe.float16
         probe.at_step.read_gradients(dict(self.watched.parameters), owned, zeros)
         names = {id(p): name for name, p in self.watched.parameters.items()}
         self.capture.note_optimizer(optimizer, names)
         if clock:
             probe.read_step()
-            self.capture.complete(self._step, self._scale_tensor())
+            self.capture.complete(self._step, self._deliveries.scale)
             # A closure may run again inside the step; its gradients are not the step's.
             self.hooks.disarm()
             if self.replay is not None:
@@ -250,26 +249,53 @@ class Observer(ObservedFacts):
 
     def manual_step(self) -> None:
         """End a step of an optimizer that is not a `torch.optim.Optimizer`."""
+        self._unseen.announce()
         if self.hooks.count_step():
             return
         if self._probe is not None:
-            at_step = self._probe.at_step
-            at_step.read_gradients(dict(self.watched.parameters), None, False)
-            at_step.read_early_updates()
-            self._probe.read_step()
-            self.capture.complete(self._step, self._scale_tensor())
+            self._read_gradients(self._probe)
+            self._read_late(self._probe)
         self._manual = True
         self._pulses.finish(self._step, None, self.loss, None)
         self._end_step(None)
 
-    def _end_step(self, optimizer: Optimizer | None) -> None:
+    def _read_gradients(self, probe: Probe) -> None:
+        probe.at_step.read_gradients(dict(self.watched.parameters), None, False)
+
+    def _read_late(self, probe: Probe) -> None:
+        """Read what is left of a step whose update is over."""
+        probe.at_step.read_early_updates()
+        probe.read_step()
+        self.capture.complete(self._step, self._deliveries.scale)
+
+    def _end_unseen_step(self, args: tuple[Any, ...], kwargs: Any) -> None:
+        """End a step that no optimizer told of, before the forward of the next one."""
+        counted = self._unseen.counts
+        count = self._unseen.take(self.hooks.followed)
+        if not count:
+            return
+        if counted and self._probe is not None:
+            self._read_late(self._probe)
+        elif self._probe is not None:  # its gradients were not read in time
+            self._probe.drop_references()
+            self._probe = None
+            self.hooks.disarm()
+        self._manual = True
+        self._pulses.finish_unseen(self._step + count - 1)
+        self._end_step(None, count)
+        model = self.watched.model
+        if self._probe is not None and model is not None:
+            # The model's own hook came too late for the forward that begins.
+            self._probe.enter(model, args, kwargs)
+
+    def _end_step(self, optimizer: Optimizer | None, count: int = 1) -> None:
         probed = self._probe is not None
         if probed:
             self._seal(optimizer)
         self.loss = None
         self._pulses.end_step()
         self._deliver(False)
-        self._begin_step(1)
+        self._begin_step(count)
         if self._pulses.wanted and not probed:
             self.rhythm.note_pulse(self._stopwatch.step_s)
         self._look_ahead(optimizer)
@@ -287,11 +313,15 @@ class Observer(ObservedFacts):
     def _look_ahead(self, optimizer: Optimizer | None) -> None:
         """Prepare the looks at the step that begins, or rest until the next one."""
         self._pulses.want(self.rhythm.wants_pulse(self._step))
+        if self._unseen.counts:  # backward passes are all that tells of steps
+            self.hooks.quiet = False
         if self.rhythm.wants_probe(self._step):
             self._stopwatch.begin_probe()
             self._resolve()
             self._arm()
-        elif not self._pulses.wanted and not self._deliveries.under_way:
+        elif self._pulses.wanted or self._deliveries.under_way or self._unseen.counts:
+            return
+        else:
             self.hooks.rest(self.rhythm.rest(self._step), optimizer)
 
     def on_rest_end(self, steps: int, *, clock_runs: bool) -> None:
@@ -334,15 +364,10 @@ class Observer(ObservedFacts):
             pulses=self._pulses,
             optimizer=optimizer,
             loss=self.loss,
-            scale=self._scale_tensor(),
+            scale=self._deliveries.scale,
             pulse_every=self.rhythm.pulse_every if self._step >= 50 else 1,
         )
-        if probe.structure is not None:
-            self.structure = probe.structure
-        elif probe.layers and not self.structure.layers:
-            self.structure = probe.fallback_structure(
-                probe.opaque or "no backward pass was seen from the model's output"
-            )
+        self.structure = probe.structure_or(self.structure)
         replayed, self._replayed = self._replayed, None
         if replayed is not None and replayed.structure is not None:
             self.structure = replayed.structure
@@ -363,12 +388,10 @@ class Observer(ObservedFacts):
 
     def log_loss(self, loss: Any) -> None:
         """Note the loss of the current step; a tensor comes with the next transfer."""
-        if self.hooks.resting:
-            return
-        if isinstance(loss, Tensor):
-            self.loss = loss.detach().clone()  # a running sum may go on
-        elif loss is not None:
-            self.loss = float(loss)
+        if loss is not None and not self.hooks.resting:
+            # A clone: a running sum may go on.
+            tensor = isinstance(loss, Tensor)
+            self.loss = loss.detach().clone() if tensor else float(loss)
 
     def on_closure_loss(self, loss: Any) -> None:
         """Note the loss that a closure returned."""

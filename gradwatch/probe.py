@@ -319,8 +319,13 @@ class Probe(ProbeBooks):
         containers, self._containers = self._containers, []
         self._reader.read(roots, [(name, node) for _, name, node in containers])
 
-    def fallback_structure(self, reason: str) -> Structure:
-        """Return a structure from execution order alone."""
+    def structure_or(self, known: Structure) -> Structure:
+        """Return what this probe saw, else what is known, else execution order alone."""
+        if self.structure is not None:
+            return self.structure
+        if known.layers or not self.layers:
+            return known
+        reason = self.opaque or "no backward pass was seen from the model's output"
         facts = {f.name: f for f in self.facts.values()}
         called = list(dict.fromkeys(entry.facts.name for entry in self.layers))
         return build_structure(

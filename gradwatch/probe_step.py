@@ -82,7 +82,7 @@ class StepReadings:
                 layer = name.rpartition(".")[0]
             entry = ParameterEntry(name, layer, parameter)
             self.parameters[name] = entry
-            if not parameter.requires_grad:
+            if not parameter.requires_grad or not parameter.is_leaf:
                 continue
             trained.append(entry)
             grad = None if parameter.grad is None else plain(parameter.grad)

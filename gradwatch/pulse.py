@@ -134,18 +134,11 @@ class PulseReader:
             The reading; None without any gradient.
         """
         read, self._waiting = self._waiting, None
-        at_step = read is None
         if read is None:
             read = self._read_norms()
-        if read is None:
-            return None
-        self._count_zero_runs(read)
-        ledger = Ledger()
-        total = ledger.add(torch.linalg.vector_norm(read.norms))
-        reading = PulseReading(ledger, total, None, [], [], at_step)
-        if at_step:
-            return reading
-        reading.before = ledger.add(read.norms)
+            return None if read is None else self._reading(read, at_step=True)
+        reading = self._reading(read, at_step=False)
+        ledger = reading.ledger
         for place, index in enumerate(read.indices):
             if index not in self._small:
                 continue
@@ -154,6 +147,24 @@ class PulseReader:
             if after is not None:
                 reading.places.append(place)
                 reading.after.append(after)
+        return reading
+
+    def read_backward_only(self) -> PulseReading | None:
+        """Finish the pulse of a step that is over.
+
+        Returns:
+            What the end of backward gave; None if it was not read.
+        """
+        read, self._waiting = self._waiting, None
+        return None if read is None else self._reading(read, at_step=False)
+
+    def _reading(self, read: _Norms, *, at_step: bool) -> PulseReading:
+        self._count_zero_runs(read)
+        ledger = Ledger()
+        total = ledger.add(torch.linalg.vector_norm(read.norms))
+        reading = PulseReading(ledger, total, None, [], [], at_step)
+        if not at_step:
+            reading.before = ledger.add(read.norms)
         return reading
 
     def _read_norms(self) -> _Norms | None:

@@ -123,6 +123,13 @@ class PulseTaker:
         self._deliveries.add_pulse(PendingPulse(step, reading, known, rate))
         return reading
 
+    def finish_unseen(self, step: int) -> None:
+        """Hand on the pulse of a step that is over: only backward's end was read."""
+        reading = self._reader.read_backward_only()
+        if reading is not None:
+            reading.pending = reading.ledger.transfer()
+            self._deliveries.add_pulse(PendingPulse(step, reading, None, None))
+
     def _try_another(self) -> None:
         """The followed parameter stayed silent: try another one."""
         if self._tries < _MAX_TRIES:

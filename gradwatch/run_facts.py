@@ -291,9 +291,8 @@ def what_was_checked(
 
 def _overhead(observer: Observer, settings: Settings) -> Overhead:
     spent, wall = observer.overhead()
-    ruled = observer.started_after is not None
     return Overhead(
-        share=spent / wall if ruled else None,
+        share=spent / wall if observer.ruled else None,
         budget=settings.budget,
         seconds=observer.seconds,
         probes=observer.num_probes,

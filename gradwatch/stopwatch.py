@@ -95,13 +95,18 @@ class Stopwatch:
         self._in_step = 0.0
         return step_s
 
+    @property
+    def ruled(self) -> bool:
+        """Whether a step has ended since the budget began to rule."""
+        return self.started_after is not None and self._last_step > self.started_after
+
     def overhead(self) -> tuple[float, float]:
         """Return our seconds and the wall time, both since the budget began to rule.
 
         Returns:
-            The same since the start, while the budget does not rule.
+            The same since the start, while no step has ended under its rule.
         """
         now = self._last_step
-        if self.started_after is not None:
+        if self.started_after is not None and self.ruled:
             return self._seconds_after, max(now - self.started_after, 1e-9)
         return self.seconds, max(now - self._started, 1e-9)

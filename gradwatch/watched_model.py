@@ -105,9 +105,7 @@ class WatchedModel:
             self.ids = ids
         self.parameters = WeakValueDictionary(parameters)
         self.trained = tuple(
-            (name, id(p))
-            for name, p in parameters.items()
-            if p.requires_grad and not is_lazy(p)
+            (name, id(p)) for name, p in parameters.items() if _trains(p)
         )
         self._last_device = self.device
         self.random = any("Dropout" in facts.kind for facts in self.facts.values())
@@ -136,9 +134,12 @@ class WatchedModel:
 
     def trainable(self) -> list[Tensor]:
         """Return the parameters that gradients may come to, in order."""
-        return [
-            p for p in self.parameters.values() if p.requires_grad and not is_lazy(p)
-        ]
+        return [p for p in self.parameters.values() if _trains(p)]
+
+
+def _trains(parameter: Tensor) -> bool:
+    # The copy of a scripted module holds parameters that are no leaves.
+    return parameter.requires_grad and parameter.is_leaf and not is_lazy(parameter)
 
 
 def _key(name: str, module: nn.Module, compiled: bool) -> tuple[object, ...]:

@@ -354,8 +354,8 @@ def test_a_compiled_leaf_is_named_by_its_wrapper():
     assert math.isfinite(record.chains[0].decades() or 0.0)
 
 
-def test_a_compiled_optimizer_step_is_left_alone():
-    """The step itself is compiled; gradwatch stays out of its graph."""
+def test_a_compiled_optimizer_step_is_left_alone_and_noticed():
+    """The step itself is compiled; gradwatch stays out of its graph, sees it pass."""
 
     def count(watching):
         torch._dynamo.reset()
@@ -372,6 +372,8 @@ def test_a_compiled_optimizer_step_is_left_alone():
             step()
         if watch is not None:
             watch.close()
+            assert watch.report().run.steps == STEPS - 1
+            assert all(p.update_ratio > 0 for p in watch.history.latest.parameters)
         breaks = sum(counters["graph_break"].values())
         return graphs.count, breaks, torch.cat([p.flatten() for p in net.parameters()])
 
