@@ -320,7 +320,7 @@ class Probe(ProbeBooks):
         self._reader.read(roots, [(name, node) for _, name, node in containers])
 
     def structure_or(self, known: Structure) -> Structure:
-        """Return what this probe saw, else what is known, else execution order alone."""
+        """Return what this probe saw, what is known, or execution order alone."""
         if self.structure is not None:
             return self.structure
         if known.layers or not self.layers:
