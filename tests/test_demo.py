@@ -161,10 +161,9 @@ def test_names_are_unique_and_a_rule_is_named_for_the_sick():
         assert (net.rule is None) == (net.expected is Health.HEALTHY), net.name
 
 
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.slow
-def test_every_network_is_named_as_it_is(seed, monkeypatch, capsys):
-    """The whole demo, also with another seed."""
-    monkeypatch.setattr(demo_patient, "_SEED", seed)
+def test_every_network_is_named_as_it_is(monkeypatch, capsys):
+    """The whole demo with another seed; `.ci/run demo` runs it with its own."""
+    monkeypatch.setattr(demo_patient, "_SEED", 1)
     status = demo.main()
     assert status == 0, capsys.readouterr().out
