@@ -38,7 +38,6 @@ def run(page: Page, namespace: dict[str, object]) -> str:
         if block.kind == "text":
             if block.printed:
                 compare(block, printed.getvalue())
-                printed.truncate(0)
             continue
         source = "\n" * (block.line - 1) + block.code
         code = compile(source, str(ROOT / page.name), "exec", dont_inherit=True)
