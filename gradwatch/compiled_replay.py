@@ -24,9 +24,9 @@ from gradwatch.capture import (
     outputs_of,
 )
 from gradwatch.errors import ModelError
+from gradwatch.foreign_forward import foreign_forward
 from gradwatch.graph_reading import GraphMemory
 from gradwatch.history import History
-from gradwatch.layers import is_wrapper
 from gradwatch.losses import own_loss
 from gradwatch.observer import Observer
 from gradwatch.probe_entries import UnitMemory
@@ -182,7 +182,7 @@ class CompiledReplay:
             and distributed.get_world_size() > 1
         ):
             return "the copy of one process would wait for the others"
-        if any(map(_has_foreign_forward, model.modules())):
+        if foreign_forward(model) is not None:
             return "its `forward` was replaced by a function that a copy would share"
         if self._settings.compiled_replay == "on":
             return ""
@@ -237,13 +237,6 @@ class CompiledReplay:
             for output, cotangent in zip(outputs, batch.cotangents, strict=True)
         ]
         torch.autograd.backward(outputs, gradients)
-
-
-def _has_foreign_forward(module: nn.Module) -> bool:
-    """Whether a copy's forward would run the original: its weights, its gradients."""
-    if is_wrapper(module) or "forward" not in module.__dict__:
-        return False
-    return getattr(module.__dict__["forward"], "__self__", None) is not module
 
 
 def free_memory(device: torch.device) -> int | None:

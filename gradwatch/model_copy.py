@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from gradwatch.errors import ModelError
+from gradwatch.foreign_forward import foreign_forward
 
 _SPLIT = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 
@@ -39,6 +40,13 @@ def copy_of(model: nn.Module) -> nn.Module:
         raise ModelError(
             f"`model` (={kind}) is spread over processes; treat `model.module` and "
             "wrap the treated copy again."
+        )
+    replaced = foreign_forward(model)
+    if replaced is not None:
+        raise ModelError(
+            f"`{replaced}` was replaced by a function that holds the original module: "
+            "a treated copy would run the original. Bind it with "
+            "`types.MethodType(function, module)`, or use `torch.compile(model)`."
         )
     memo: dict[int, Any] = {}
     for module in model.modules():

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gradwatch.errors import ModelError
+from gradwatch.foreign_forward import foreign_forward
 from gradwatch.history import History
 from gradwatch.losses import own_loss, random_cotangent
 from gradwatch.observer import Observer
@@ -62,6 +63,13 @@ def make_twin(model: nn.Module, caller: str) -> nn.Module:
         raise ModelError(
             f"`model` (={type(model).__name__}) is spread over processes, where a copy "
             f"would wait for the others; pass `model.module` to {caller}."
+        )
+    replaced = foreign_forward(model)
+    if replaced is not None:
+        raise ModelError(
+            f"`{replaced}` was replaced by a function that holds the original module: "
+            f"a copy would run the original, and {caller} runs a copy. Bind it with "
+            "`types.MethodType(function, module)`, or use `torch.compile(model)`."
         )
     try:
         twin = copy.deepcopy(model)

@@ -34,7 +34,7 @@ ORDER = (
     ),
     ("ledger", "statistics"),
     ("dominators", "graph_nodes", "autograd_graph", "graph_neighbours"),
-    ("layers", "losses", "recurrent", "structure", "trunk"),
+    ("foreign_forward", "layers", "losses", "recurrent", "structure", "trunk"),
     ("graph_reading", "structure_build"),
     ("probe_entries", "probe_books", "probe_graph", "probe_step", "probe"),
     ("probe_numbers", "probe_coverage", "probe_depth", "probe_time", "probe_record"),
