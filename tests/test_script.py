@@ -13,6 +13,7 @@ from torch import nn
 import gradwatch
 from gradwatch.autowatch import AutoWatch, outermost
 
+SURROUNDINGS = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 NET = """
     import torch
     from torch import nn
@@ -30,24 +31,37 @@ NET = """
 """
 
 
-def run(tmp_path, body, *options, arguments=(), setup=NET, **environment):
-    """Run a script under `python -m gradwatch run`."""
-    script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(setup) + textwrap.dedent(body))
+@pytest.fixture
+def run(python, tmp_path):
+    """Return what runs a script under `python -m gradwatch run`."""
+
+    def run(body, *options, arguments=(), setup=NET, start=python.run, **environment):
+        script = tmp_path / "train.py"
+        script.write_text(textwrap.dedent(setup) + textwrap.dedent(body))
+        return start(
+            ["-m", "gradwatch", "run", *options, str(script), *arguments],
+            environment={**SURROUNDINGS, **environment},
+        )
+
+    return run
+
+
+def start_anew(command, environment=SURROUNDINGS, **options):
+    """Run a command in an interpreter that has imported nothing."""
     return subprocess.run(
-        [sys.executable, "-m", "gradwatch", "run", *options, str(script), *arguments],
+        [sys.executable, *command],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100", **environment},
+        env=environment,
+        **options,
     )
 
 
-def test_a_sick_script_gets_its_report_and_its_own_output(tmp_path):
+def test_a_sick_script_gets_its_report_and_its_own_output(run):
     """The script's output is its own; the report names the sickness."""
     done = run(
-        tmp_path,
         """
         import sys
         for _ in range(12):
@@ -55,26 +69,21 @@ def test_a_sick_script_gets_its_report_and_its_own_output(tmp_path):
         print("arguments", sys.argv[1:], __name__)
         """,
         arguments=("--lr", "0.1", "--settings", "x"),
+        start=start_anew,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "arguments ['--lr', '0.1', '--settings', 'x'] __main__\n"
     assert "GW101 vanishing-gradient" in done.stderr
 
 
-def test_training_is_bit_identical_under_run(tmp_path):
+def test_training_is_bit_identical_under_run(run, python, tmp_path):
     """The losses are those of plain `python`, to the last bit."""
     body = """
         print([step() for _ in range(15)])
     """
-    watched = run(tmp_path, body, "--console", "none")
-    plain = subprocess.run(
-        [sys.executable, str(tmp_path / "train.py")],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    watched = run(body, "--console", "none")
+    plain = python.run([str(tmp_path / "train.py")], environment=SURROUNDINGS)
+    assert plain.returncode == 0, plain.stderr
     assert watched.stdout == plain.stdout
     assert watched.stderr == ""
 
@@ -91,10 +100,9 @@ def test_training_is_bit_identical_under_run(tmp_path):
     ],
     ids=["code", "none", "text", "exception", "interrupt", "hard"],
 )
-def test_the_exit_status_is_the_scripts_own(tmp_path, end, status, shown):
+def test_the_exit_status_is_the_scripts_own(run, end, status, shown):
     """However the script ends, its status and message are what they were."""
     done = run(
-        tmp_path,
         f"""
         import os, sys
         for _ in range(4):
@@ -110,16 +118,16 @@ def test_the_exit_status_is_the_scripts_own(tmp_path, end, status, shown):
 
 
 @pytest.mark.parametrize(("level", "status"), [("critical", 3), ("warning", 3)])
-def test_fail_on_makes_a_finding_fail_a_pipeline(tmp_path, level, status):
+def test_fail_on_makes_a_finding_fail_a_pipeline(run, level, status):
     """The status is 3 where a finding of that level was confirmed."""
     body = """
         for _ in range(12):
             step()
     """
-    assert run(tmp_path, body, "--fail-on", level).returncode == status
+    assert run(body, "--fail-on", level).returncode == status
 
 
-def test_fail_on_lets_a_healthy_script_pass(tmp_path):
+def test_fail_on_lets_a_healthy_script_pass(run):
     """A healthy network ends with 0."""
     healthy = """
         import torch
@@ -135,10 +143,10 @@ def test_fail_on_lets_a_healthy_script_pass(tmp_path):
             loss.backward()
             optimizer.step()
     """
-    assert run(tmp_path, "", "--fail-on", "warning", setup=healthy).returncode == 0
+    assert run("", "--fail-on", "warning", setup=healthy).returncode == 0
 
 
-def test_a_module_runs_as_after_python_m(tmp_path):
+def test_a_module_runs_as_after_python_m(python, tmp_path):
     """Packages with a __main__, relative imports and all."""
     package = tmp_path / "trainer"
     package.mkdir()
@@ -149,14 +157,10 @@ def test_a_module_runs_as_after_python_m(tmp_path):
         "for _ in range(5):\n    step()\n"
         "print(__name__, __package__, sys.argv[1:])\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-m", "gradwatch", "run", "-m", "trainer", "--fast"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"},
+    done = python.run(
+        ["-m", "gradwatch", "run", "-m", "trainer", "--fast"],
+        environment=SURROUNDINGS,
+        folder=tmp_path,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "__main__ trainer ['--fast']\n"
@@ -171,31 +175,24 @@ def test_a_module_runs_as_after_python_m(tmp_path):
         (["--fail-on", "sometimes", "x.py"], "warning or critical"),
     ],
 )
-def test_what_cannot_be_run_is_said_in_a_line(arguments, words):
+def test_what_cannot_be_run_is_said_in_a_line(python, arguments, words):
     """A missing script is named; no traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "gradwatch", "run", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = python.run(["-m", "gradwatch", "run", *arguments])
     assert done.returncode != 0
     assert words in done.stderr
     assert "Traceback" not in done.stderr
 
 
-def test_a_script_without_training_says_that_nothing_was_watched(tmp_path):
+def test_a_script_without_training_says_that_nothing_was_watched(run):
     """Silence would read as health."""
-    done = run(tmp_path, "print('only data')", setup="")
+    done = run("print('only data')", setup="")
     assert done.stdout == "only data\n"
     assert "nothing was watched" in done.stderr
 
 
-def test_classes_of_the_script_are_pickled_as_mains(tmp_path):
+def test_classes_of_the_script_are_pickled_as_mains(run):
     """Workers that are spawned find the script's functions again."""
     done = run(
-        tmp_path,
         """
         from torch.utils.data import DataLoader, Dataset
 
@@ -212,6 +209,7 @@ def test_classes_of_the_script_are_pickled_as_mains(tmp_path):
             )
             print(sum(batch.sum().item() for batch in loader))
         """,
+        start=start_anew,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{32 * sum(range(8))}.0\n"
@@ -295,10 +293,9 @@ def test_torchs_optimizer_is_as_it_was_afterwards():
     assert torch.optim.Optimizer.__init__ is before
 
 
-def test_another_rank_started_by_a_launcher_is_watched_in_silence(tmp_path):
+def test_another_rank_started_by_a_launcher_is_watched_in_silence(run):
     """Lightning starts `python script.py` once a rank; PYTHONPATH tells it to watch."""
     done = run(
-        tmp_path,
         """
         import os, subprocess, sys, gc
         if "LOCAL_RANK" not in os.environ:
@@ -318,11 +315,10 @@ def test_another_rank_started_by_a_launcher_is_watched_in_silence(tmp_path):
     assert done.stdout.strip() == "watched [3]"
 
 
-def test_the_users_own_sitecustomize_still_runs(tmp_path):
+def test_the_users_own_sitecustomize_still_runs(run, tmp_path):
     """Ours stands in front of it and hands on."""
     (tmp_path / "sitecustomize.py").write_text("import sys; sys.users_own = True\n")
     done = run(
-        tmp_path,
         """
         import os, subprocess, sys
         child = subprocess.run(
@@ -335,10 +331,9 @@ def test_the_users_own_sitecustomize_still_runs(tmp_path):
     assert done.stdout.strip() == "True"
 
 
-def test_workers_of_a_loader_are_not_other_ranks(tmp_path):
+def test_workers_of_a_loader_are_not_other_ranks(run):
     """A process that inherits our rank is none of another rank."""
     done = run(
-        tmp_path,
         """
         import os, subprocess, sys
         child = subprocess.run(
@@ -351,12 +346,11 @@ def test_workers_of_a_loader_are_not_other_ranks(tmp_path):
     assert done.stdout.strip() == "False"
 
 
-def test_options_reach_the_watch(tmp_path):
+def test_options_reach_the_watch(run, tmp_path):
     """A settings file and `--every` rule the rhythm."""
     settings = tmp_path / "settings.toml"
     settings.write_text("vanishing_decades = 50.0\n")
     done = run(
-        tmp_path,
         """
         import gc
         for _ in range(9):
