@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from statistics import median
 
@@ -40,6 +40,22 @@ class Tally:
     first_loss: float | None = None
     max_lr: float | None = None
     early_grad_norms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """What a history held at one moment: pictures of a run are drawn from it.
+
+    All series are equal: two reports that say the same are the same, also when one of
+    them was read from a file and knows no series.
+
+    Attributes:
+        probes: Probes, oldest first.
+        pulses: Pulses, oldest first.
+    """
+
+    probes: tuple[StepRecord, ...] = field(default=(), compare=False, repr=False)
+    pulses: tuple[PulseRecord, ...] = field(default=(), compare=False, repr=False)
 
 
 class History:
@@ -163,6 +179,10 @@ class History:
     def recent(self, num_probes: int) -> tuple[StepRecord, ...]:
         """Return the newest `num_probes` probes, oldest first."""
         return tuple(self._probes)[-num_probes:] if num_probes > 0 else ()
+
+    def series(self) -> Series:
+        """Return what is kept now; records that follow do not change it."""
+        return Series(tuple(self._probes), tuple(self._pulses))
 
     def window(self, num_probes: int) -> tuple[int, int]:
         """Return first and last step of the newest `num_probes` probes."""

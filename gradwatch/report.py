@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, overload
 
 from pydantic import (
     BeforeValidator,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     ValidationError,
     WrapSerializer,
@@ -22,7 +23,9 @@ from pydantic import (
 
 from gradwatch._version import __version__
 from gradwatch.errors import ReportError
+from gradwatch.figures import Figures
 from gradwatch.findings import Confidence, Finding, Health, Severity
+from gradwatch.history import Series
 from gradwatch.late_import import draws_kept
 from gradwatch.recommendations import Rejection
 from gradwatch.report_parts import (
@@ -39,6 +42,9 @@ from gradwatch.report_parts import (
     TimeSummary,
     UncheckedRule,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -134,6 +140,9 @@ class Report(ReportPart):
     not_checked: tuple[UncheckedRule, ...] = ()
     run: RunFacts = Field(default_factory=RunFacts)
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    #: The probes and pulses behind it, for pictures; not part of the JSON.
+    _series: Series = PrivateAttr(default_factory=Series)
 
     def to_json(self) -> str:
         """Return the report as JSON; NaN and infinities are written as strings."""
@@ -236,6 +245,35 @@ class Report(ReportPart):
                 "`report.save(...)` wrote."
             ) from None
         return cls.from_json(text, source=str(file))
+
+    @overload
+    def plot(self, name: None = None) -> Figures: ...
+
+    @overload
+    def plot(self, name: str) -> Figure: ...
+
+    def plot(self, name: str | None = None) -> Figures | Figure:
+        """Draw the report with matplotlib. Nothing is shown and no setting changes.
+
+        Args:
+            name: `"depth profile"` (gradient along the trunk, with the limits),
+                `"heat map"` (gradient and update of each layer at each probe) or
+                `"time profile"` (gradient of recurrent layers by time step). None:
+                all that there are data for.
+
+        Returns:
+            The figure; without a name a dict of figures, whose `missing` says why a
+            picture is left out. A report read from JSON knows no series, so it has no
+            heat map: `gradwatch.runlog.read_run(folder).report` has one.
+
+        Raises:
+            ImportError: If matplotlib is not installed.
+            ReportError: If `name` is no picture, or there are no data for it.
+        """  # noqa: DOC502 - raised by what it calls
+        with draws_kept():
+            from gradwatch.plots import draw, draw_all
+
+        return draw_all(self) if name is None else draw(self, name)
 
     def __rich__(self) -> Any:
         with draws_kept():

@@ -102,12 +102,14 @@ def build_report(
         "settings": settings.model_dump(mode="json", exclude_defaults=True),
     }
     draft = Report.model_validate({**parts, "sentence": "", "next_step": ""})
-    return draft.model_copy(
+    report = draft.model_copy(
         update={
             "sentence": sentence(draft, settings),
             "next_step": next_step(draft, settings),
         }
     )
+    report._series = history.series()
+    return report
 
 
 def shown_probe(history: History) -> StepRecord | None:

@@ -168,6 +168,7 @@ def read_run(path: str | Path) -> Run:
     finished = contents.report is not None
     notes += _shortcomings(contents)
     report = contents.report or _compose(contents, header, settings, notes)
+    report._series = contents.whole.series()
     return Run(
         path=file,
         name=header.name,
