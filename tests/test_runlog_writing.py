@@ -3,7 +3,6 @@
 import errno
 import itertools
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -62,8 +61,8 @@ def training(tmp_path):
         process.stdout.close()
 
 
-def test_a_running_run_is_read_while_it_is_written(training, tmp_path):
-    """Each look sees whole records, and more of them as time goes on."""
+def test_a_run_is_read_while_it_is_written_and_after_a_kill(training, tmp_path):
+    """Each look sees whole records, more as time goes on; a kill costs no probe."""
     seen = []
     for _ in range(5):
         run = read_run(tmp_path)
@@ -77,12 +76,9 @@ def test_a_running_run_is_read_while_it_is_written(training, tmp_path):
     assert seen == sorted(seen)
     assert seen[-1] > seen[0] >= 6
 
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
-def test_a_killed_run_is_read_up_to_its_last_probe(training, tmp_path):
-    """After SIGKILL in the middle of training: report, history and findings."""
-    training.send_signal(signal.SIGKILL)
-    assert training.wait() == -signal.SIGKILL
+    # After SIGKILL in the middle of training: report, history and findings.
+    training.kill()
+    training.wait()
     run = read_run(tmp_path)
     assert not run.finished
     steps = [probe.step for probe in run.history.probes]
@@ -95,7 +91,7 @@ def test_a_killed_run_is_read_up_to_its_last_probe(training, tmp_path):
     assert run.events[0].what == "came"
 
 
-def test_a_script_is_recorded_a_model_at_a_time(tmp_path):
+def test_a_script_is_recorded_a_model_at_a_time(python, tmp_path):
     """`gradwatch run --record` makes a folder for each model that the script trains."""
     (tmp_path / "train.py").write_text(
         "import torch\n"
@@ -108,12 +104,8 @@ def test_a_script_is_recorded_a_model_at_a_time(tmp_path):
         "    optimizer.step()\n"
     )
     command = ["-m", "gradwatch", "run", "--console", "none", "--record", "runs"]
-    subprocess.run(
-        [sys.executable, *command, "train.py"],
-        check=True,
-        cwd=tmp_path,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
+    done = python.run([*command, "train.py"], folder=tmp_path)
+    assert done.returncode == 0, done.stderr
     runs = [read_run(folder) for folder in (tmp_path / "runs").iterdir()]
     assert sorted(run.name for run in runs) == ["Bilinear", "Linear", "Linear #2"]
     assert all(run.finished and run.report.run.steps == 1 for run in runs)
@@ -297,7 +289,7 @@ def test_a_record_changes_no_bit_of_the_training(tmp_path):
     assert read_run(watch.record).finished
 
 
-def test_what_was_written_before_the_disk_was_full_is_read(tmp_path):
+def test_what_was_written_before_the_disk_was_full_is_read(python, tmp_path):
     """A real limit of the system on the file's size, in a process of its own."""
     resource = pytest.importorskip("resource")
     assert resource
@@ -314,14 +306,7 @@ def test_what_was_written_before_the_disk_was_full_is_read(tmp_path):
             train(model, *batch, steps=40)
         print(len(told), len(watch.report().run.probe_steps))
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script), str(tmp_path)],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-    )
+    done = python.run(["-c", textwrap.dedent(script), str(tmp_path)], folder=ROOT)
     assert done.stdout.split() == ["1", "40"]
     run = read_run(tmp_path)
     assert run.path.stat().st_size == 100_000

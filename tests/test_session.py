@@ -1,8 +1,6 @@
 """`watch()`: arguments, lifecycle, what it tells, and loops in which nothing trains."""
 
 import gc
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -222,7 +220,7 @@ def test_settings_may_come_from_a_file(tmp_path):
     assert [probe.step for probe in watch.history.probes] == [4, 6, 8]
 
 
-def test_the_report_comes_at_interpreter_exit():
+def test_the_report_comes_at_interpreter_exit(python):
     """Without a `with` block and without `close()`."""
     code = (
         "import torch, gradwatch\n"
@@ -232,10 +230,8 @@ def test_the_report_comes_at_interpreter_exit():
         "for _ in range(3):\n"
         "    o.zero_grad(); m(torch.randn(3, 4)).sum().backward(); o.step()\n"
     )
-    command = [sys.executable, "-c", code]
-    run = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=True
-    )
+    run = python.run(["-c", code])
+    assert run.returncode == 0, run.stderr
     assert "gradwatch" in run.stdout + run.stderr
     assert "Traceback" not in run.stderr
 
