@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +16,13 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+#: What a reader raises for a file that is not its own, is too deep, or has numbers of
+#: thousands of digits; `tomllib.TOMLDecodeError` is a ValueError.
+_UNREADABLE = ValueError, RecursionError
+#: Values in messages: aliases of YAML may hold more than memory does.
+_shown = reprlib.Repr()
+_shown.maxstring = _shown.maxother = _shown.maxlong = 80
 
 
 def read_fields(file: Path) -> Mapping[str, Any]:
@@ -55,7 +63,7 @@ def _read_config(file: Path) -> Any:
     if suffix == ".toml":
         try:
             return tomllib.loads(text)
-        except tomllib.TOMLDecodeError as error:
+        except _UNREADABLE as error:
             raise SettingsError(
                 f"`settings` file {file} is not TOML: {error}."
             ) from None
@@ -77,7 +85,7 @@ def _read_yaml(file: Path, text: str) -> Any:
         ) from None
     try:
         loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, *_UNREADABLE) as error:
         raise SettingsError(f"`settings` file {file} is not YAML: {error}.") from None
     return {} if loaded is None else loaded
 
@@ -100,7 +108,7 @@ def explain(error: ValidationError, origin: str, names: Iterable[str]) -> str:
             lines.append(f"`{name}` is not a setting{_suggest(name, names)}")
         else:
             expected = item["msg"].removeprefix("Input should be ")
-            lines.append(f"`{name}` (={item['input']!r}) must be {expected}")
+            lines.append(f"`{name}` (={_shown.repr(item['input'])}) must be {expected}")
     return f"{origin}: " + "; ".join(lines) + "."
 
 

@@ -21,7 +21,7 @@ from gradwatch.remedies.scope import (
     sums,
     swappable_sites,
 )
-from gradwatch.remedies.snippets import each, names
+from gradwatch.remedies.snippets import each, names, quoted
 from gradwatch.rules.wording import plural, some
 from gradwatch.situations import DEEP_BATCH_NORM, EXP_LIKE, SIGMOID_LIKE
 from gradwatch.structure import Role
@@ -336,7 +336,7 @@ def _code(layers: Sequence[WeightFacts], kind: str) -> str:
 
 
 def _wrapped(group: Sequence[str], pair: str) -> str:
-    name = f'"{group[0]}"' if len(group) == 1 else "name"
+    name = quoted(group[0]) if len(group) == 1 else "name"
     return each(
         group,
         [

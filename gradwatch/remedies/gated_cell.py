@@ -40,7 +40,7 @@ from gradwatch.remedies.recurrences import (
     what_happens,
     with_adam,
 )
-from gradwatch.remedies.snippets import path
+from gradwatch.remedies.snippets import assigned
 from gradwatch.rules.wording import amount, some
 from gradwatch.treatment import ModelEditor
 
@@ -243,7 +243,7 @@ class GatedCell(Remedy):
         cells = [facts for facts in layers if facts.kind == "RNNCell"]
         first = cells[0]
         lines = [
-            f"{path(f.layer)} = nn.LSTMCell({f.input_size}, {f.hidden_size})"
+            assigned(f.layer, f"nn.LSTMCell({f.input_size}, {f.hidden_size})")
             for f in cells
         ]
         lines.append("# in the loop: h, c = self.cell(x, (h, c))")

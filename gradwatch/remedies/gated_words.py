@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gradwatch.anatomy import RecurrentFacts
 from gradwatch.remedies.recurrences import PLAIN
-from gradwatch.remedies.snippets import path
+from gradwatch.remedies.snippets import assigned, path
 
 #: Bias at which a gate keeps 0.982 of the state a step: about 55 steps. The value that
 #: facts C counted.
@@ -94,7 +94,8 @@ def code_of(
     for facts in layers:
         place = path(facts.layer)
         if facts.kind in PLAIN:
-            lines.append(f"{place} = {_constructor(facts, kind)}")
+            line = assigned(facts.layer, _constructor(facts, kind))
+            lines.append(f"{line}  # and your dropout" if _is_stacked(facts) else line)
             if lstm:
                 lines.append("# where the state is read: output, (h_n, c_n) = ...")
         lines.append(f"remember({place})")
@@ -111,5 +112,8 @@ def _constructor(facts: RecurrentFacts, kind: str) -> str:
         given.append("batch_first=True")
     if facts.bidirectional:
         given.append("bidirectional=True")
-    stacked = "  # and your dropout" if facts.num_layers > 1 else ""
-    return f"nn.{kind}({', '.join(given)}){stacked}"
+    return f"nn.{kind}({', '.join(given)})"
+
+
+def _is_stacked(facts: RecurrentFacts) -> bool:
+    return facts.kind != "RNNCell" and facts.num_layers > 1

@@ -11,6 +11,7 @@ from gradwatch.recommendations import Option, Recommendation, Rejection, Risk
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.measured import record
 from gradwatch.remedies.scope import hidden_weights
+from gradwatch.remedies.snippets import quoted
 from gradwatch.rules.depth_profile import depth_profiles
 from gradwatch.rules.wording import amount, plural, some
 
@@ -136,7 +137,7 @@ def _factors(case: Case) -> Mapping[str, float]:
 
 
 def _code(factors: Mapping[str, float]) -> str:
-    entries = "\n".join(f'    "{layer}": {f:g},' for layer, f in factors.items())
+    entries = "\n".join(f"    {quoted(layer)}: {f:g}," for layer, f in factors.items())
     return (
         f"factors = {{\n{entries}\n}}\n"
         "handles = [\n"

@@ -12,6 +12,7 @@ from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Recommendation, Rejection, Risk
 from gradwatch.remedies.base import Case, Remedy
 from gradwatch.remedies.scope import hidden_weights
+from gradwatch.remedies.snippets import quoted
 from gradwatch.rules.wording import some
 from gradwatch.structure import Role
 
@@ -113,7 +114,7 @@ def _can_learn(facts: WeightFacts, case: Case) -> bool:
 
 
 def _mapping(layers: Iterable[WeightFacts]) -> str:
-    entries = [f'    "{f.layer}": {_quoted(f.activation)},' for f in layers]
+    entries = [f"    {quoted(f.layer)}: {_quoted(f.activation)}," for f in layers]
     return "\n".join(["{", *entries, "}"])
 
 

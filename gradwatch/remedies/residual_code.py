@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gradwatch.anatomy import ActivationSite, WeightFacts
 from gradwatch.remedies.initialisers import HE
 from gradwatch.remedies.norm_layers import norm_code
-from gradwatch.remedies.snippets import drawn, function_of, names
+from gradwatch.remedies.snippets import drawn, function_of, names, place_of
 
 _CLASS = """\
 class Residual(nn.Module):
@@ -106,7 +106,7 @@ def _comments(sites: Sequence[ActivationSite], variant: str, scale: float) -> st
         new = "torch.relu" if variant == "pre-norm" else old
         factor = "self.a[i]" if variant == "learned" else f"{scale:.3g}"
         parts.append(
-            f"# {where or 'in forward'}: x = {old}(layer(x)) -> "
+            f"# {place_of(where)}: x = {old}(layer(x)) -> "
             f"x = x + {factor} * {new}(layer({inner}))"
         )
     if variant == "learned":

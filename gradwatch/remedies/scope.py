@@ -122,9 +122,12 @@ def log10_too_small(
         pairs: Layers with their initialiser.
 
     Returns:
-        Positive for weights that are too small; 8 for all zero ones.
+        Positive for weights that are too small; 8 for all zero ones, -8 for infinite.
     """
-    return [
-        math.log10(target_std(facts, initialiser) / facts.std) if facts.std > 0 else 8.0
-        for facts, initialiser in pairs
-    ]
+    return [_log10_too_small(facts.std, target_std(facts, i)) for facts, i in pairs]
+
+
+def _log10_too_small(std: float, target: float) -> float:
+    if std == math.inf:
+        return -8.0
+    return math.log10(target / std) if std > 0 else 8.0

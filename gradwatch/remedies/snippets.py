@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import keyword
 import re
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
@@ -14,7 +14,10 @@ from gradwatch.remedies.initialisers import Initialiser
 #: Names from which a list is written as a comprehension where they count up evenly.
 _MIN_RUN = 4
 _WIDTH = 88
-#: Bases after which a number is an index: `blocks.0` is `blocks[0]`.
+#: A number that is an index: `blocks.0` is `blocks[0]`.
+_INDEX = re.compile("0|[1-9][0-9]*")
+#: Names that an f-string holds as they are.
+_ORDINARY = re.compile(r"[\w.-]+")
 _COUNTED = re.compile(r"^(?P<head>.*?)(?P<number>\d+)(?P<tail>\D*)$")
 
 
@@ -30,13 +33,20 @@ def path(layer: str, model: str = "model") -> str:
     """
     text = model
     for part in layer.split(".") if layer else ():
-        if part.isdigit():
+        if _INDEX.fullmatch(part):
             text += f"[{part}]"
-        elif part.isidentifier():
+        elif part.isidentifier() and not keyword.iskeyword(part):
             text += f".{part}"
         else:
-            return f"{model}.get_submodule({layer!r})"
+            return f"{model}.get_submodule({quoted(layer)})"
     return text
+
+
+def quoted(name: str) -> str:
+    """Return a name as a string of Python's, whatever characters are in it."""
+    if name.isprintable() and '"' not in name and "\\" not in name:
+        return f'"{name}"'
+    return ascii(name)
 
 
 def names(layers: Sequence[str]) -> str:
@@ -51,15 +61,22 @@ def names(layers: Sequence[str]) -> str:
     run = _even_run(layers)
     if run is not None:
         return run
-    quoted = ", ".join(f'"{name}"' for name in layers)
-    if len(quoted) < _WIDTH - 20:
-        return f"[{quoted}]"
-    lines = textwrap.wrap(quoted, _WIDTH - 8, break_long_words=False)
+    items = [quoted(name) for name in layers]
+    line = ", ".join(items)
+    if len(line) < _WIDTH - 20:
+        return f"[{line}]"
+    lines = [items[0]]
+    for item in items[1:]:
+        lines[-1] += ","
+        if len(lines[-1]) + len(item) < _WIDTH - 8:
+            lines[-1] += f" {item}"
+        else:
+            lines.append(item)
     return "[\n    " + "\n    ".join(lines) + "\n]"
 
 
 def _even_run(layers: Sequence[str]) -> str | None:
-    if len(layers) < _MIN_RUN:
+    if len(layers) < _MIN_RUN or not all(map(_ORDINARY.fullmatch, layers)):
         return None
     for place in range(layers[0].count(".") + 1):
         parts = [name.split(".") for name in layers]
@@ -119,7 +136,7 @@ def replaced(modules: Sequence[str], new: str) -> str:
         A loop, or one line for a single module.
     """
     if len(modules) == 1:
-        return f"{path(modules[0])} = {new}"
+        return assigned(modules[0], new)
     return "\n".join(
         [
             f"for name in {names(modules)}:",
@@ -127,6 +144,23 @@ def replaced(modules: Sequence[str], new: str) -> str:
             f"    setattr(model.get_submodule(parent), child, {new})",
         ]
     )
+
+
+def assigned(module: str, new: str) -> str:
+    """Return code that puts a new module in the place of one.
+
+    Args:
+        module: Its name.
+        new: Expression of the new module.
+
+    Returns:
+        One line.
+    """
+    place = path(module)
+    if not place.endswith(")"):
+        return f"{place} = {new}"
+    parent, _, child = module.rpartition(".")
+    return f"setattr({path(parent)}, {quoted(child)}, {new})"
 
 
 def drawn(layers: Mapping[str, Initialiser]) -> str:
@@ -165,10 +199,13 @@ def swapped(sites: Sequence[ActivationSite], to: Activation) -> str:
     parts = [replaced(modules, to.module_code)] if modules else []
     for where in dict.fromkeys(s.where for s in sites if s.module is None):
         old = next(s.activation for s in sites if s.module is None and s.where == where)
-        parts.append(
-            f"# {where or 'in forward'}: {function_of(old)}(x) -> {to.function}(x)"
-        )
+        parts.append(f"# {place_of(where)}: {function_of(old)}(x) -> {to.function}(x)")
     return "\n".join(parts)
+
+
+def place_of(where: str) -> str:
+    """Return a place as a comment names it: on one line, whatever is in it."""
+    return (where if where.isprintable() else ascii(where)) or "in forward"
 
 
 def function_of(activation: str) -> str:

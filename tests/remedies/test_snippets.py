@@ -6,7 +6,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradwatch.remedies.initialisers import HE, XAVIER
-from gradwatch.remedies.snippets import drawn, each, names, path, replaced
+from gradwatch.remedies.snippets import (
+    drawn,
+    each,
+    names,
+    path,
+    place_of,
+    quoted,
+    replaced,
+)
 
 
 @pytest.mark.parametrize(
@@ -16,7 +24,10 @@ from gradwatch.remedies.snippets import drawn, each, names, path, replaced
         ("blocks.0.conv2", "model.blocks[0].conv2"),
         ("0", "model[0]"),
         ("", "model"),
-        ("my-layer", "model.get_submodule('my-layer')"),
+        ("my-layer", 'model.get_submodule("my-layer")'),
+        ("a.class", 'model.get_submodule("a.class")'),
+        ("007", 'model.get_submodule("007")'),
+        ('a"\n', "model.get_submodule('a\"\\n')"),
     ],
 )
 def test_a_path_is_written_as_a_user_would(layer, expected):
@@ -47,6 +58,23 @@ NAMES = st.lists(
 def test_the_expression_of_names_is_the_list(layers):
     """Whatever the names are."""
     assert eval(names(layers)) == layers
+
+
+@given(st.lists(st.text(), min_size=1, max_size=12) | st.just(["{x} y0" * 9] * 5))
+def test_the_expression_of_odd_names_is_the_list(layers):
+    """Quotes, braces, spaces, line breaks: the code holds them as text."""
+    assert eval(names(layers)) == layers
+    assert eval(quoted(layers[0])) == layers[0]
+    assert "\n" not in place_of(layers[0])
+
+
+@pytest.mark.parametrize("name", ["my-layer", "class", "it's", 'a"b', "two words"])
+def test_a_module_of_any_name_is_replaced(name):
+    """The code is Python and puts the module there."""
+    model = nn.Module()
+    model.inner = nn.ModuleDict({name: nn.Tanh()})
+    exec(replaced([f"inner.{name}"], "nn.ReLU()"), {"model": model, "nn": nn})
+    assert isinstance(model.inner[name], nn.ReLU)
 
 
 @given(st.integers(0, 30), st.integers(1, 4), st.integers(4, 9))
