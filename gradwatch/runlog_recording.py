@@ -275,7 +275,11 @@ def start_record(
             f"`record` (={str(record)!r}): no run can be recorded there: {error}. It "
             "must be a folder that can be written to, or be made."
         ) from None
-    return Recorder(writer)
+    try:
+        return Recorder(writer)
+    except BaseException:  # nobody else can close the file
+        writer.close()
+        raise
 
 
 def history_of(settings: Settings, recorder: Recorder | None) -> History:

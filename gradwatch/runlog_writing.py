@@ -100,7 +100,7 @@ class RunWriter:
         self._file = path.open("xb", buffering=0)
         try:
             self._put(header)
-        except OSError:
+        except BaseException:
             self._file.close()
             raise
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,7 +19,6 @@ from gradwatch.findings import Finding, Severity
 from gradwatch.late_import import draws_kept
 from gradwatch.layers import count_entries
 from gradwatch.listeners import Listener, Listeners
-from gradwatch.module_hooks import run_all
 from gradwatch.observer import Observer
 from gradwatch.records import StepRecord
 from gradwatch.runlog_recording import Recorder, history_of, start_record
@@ -122,6 +120,7 @@ def watch(
     for live in watches:
         if live.key == key:
             return live
+    kept = None
     try:
         kept = start_record(
             record, options, model=type(model).__name__, name=name, ignore=key[4]
@@ -132,6 +131,8 @@ def watch(
     except GradWatchError:
         raise
     except Exception:  # an error of ours: a watch that only tells of it
+        if kept is not None:
+            kept.close()
         new = Watch(model, options, key, None, None, None, loss_fn, name, None, False)
     watches.append(new)
     return new
@@ -232,11 +233,14 @@ class Watch(WatchReports):
             hooks.guard(self._observer._deliver, True)
             # While the last inputs and the optimizers are there.
             if hooks.attempt(self._is_sick):
-                self.anatomy()
+                hooks.attempt(self.anatomy)
         finally:  # also after Ctrl-C
             self.closed = True
             self._finalizer.detach()
-            run_all(partial(hooks.attempt, self._observer.detach), hooks.detach)
+            try:
+                hooks.attempt(self._observer.detach)
+            finally:
+                hooks.attempt(hooks.detach)
         try:
             hooks.attempt(self._say_goodbye)
         finally:

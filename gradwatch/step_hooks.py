@@ -54,9 +54,10 @@ class _Walk(Inert):
 
     def add(self, hook: Hook) -> StepHandle:
         """Call the hook from the next step on."""
+        handle = StepHandle(self, hook)  # first: what is called must be removable
         with _lock:
             self._call((*self.hooks, hook))
-        return StepHandle(self, hook)
+        return handle
 
     def remove(self, hook: Hook) -> None:
         """Call it no more; with the last one, leave torch's dict."""

@@ -1,7 +1,10 @@
 """Run a training loop twice, with and without gradwatch, and compare bit by bit."""
 
+import gc
+import random
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -56,6 +59,34 @@ def state_of(model, optimizers=()):
         "random": torch.get_rng_state(),
         "optimizers": [optimizer.state_dict()["state"] for optimizer in optimizers],
     }
+
+
+def seed_generators(seed):
+    """Seed the random generators of torch, Python and NumPy."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the one that everybody shares
+
+
+def generators():
+    """Return the states of the random generators of torch, Python and NumPy."""
+    shared = np.random.get_state()  # noqa: NPY002 - the one that everybody shares
+    return {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "numpy": [shared[1].tolist(), *shared[2:]],
+    }
+
+
+@contextmanager
+def light_heap():
+    """Keep what is loaded out of sight of the collector: many watches go faster."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def global_hooks():
