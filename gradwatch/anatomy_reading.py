@@ -21,7 +21,7 @@ from gradwatch.anatomy import (
 )
 from gradwatch.capture import CapturedBatch
 from gradwatch.history import History
-from gradwatch.layers import clean_name, peek
+from gradwatch.layers import clean_name, peek, peek_whole
 from gradwatch.losses import recover_loss
 from gradwatch.records import TimeProfile
 from gradwatch.statistics import plain, tensors_in
@@ -245,8 +245,8 @@ def _gate_bias(module: nn.Module) -> float | None:
     size = int(module.hidden_size)
     total = 0.0
     for name in ("bias_ih", "bias_hh"):
-        bias = peek(module, name)
-        bias = peek(module, f"{name}_l0") if bias is None else bias
+        bias = peek_whole(module, name)
+        bias = peek_whole(module, f"{name}_l0") if bias is None else bias
         if bias is None:
             return None
         total += float(bias[size : 2 * size].float().mean())

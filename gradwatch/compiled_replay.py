@@ -30,6 +30,7 @@ from gradwatch.history import History
 from gradwatch.losses import own_loss
 from gradwatch.observer import Observer
 from gradwatch.probe_entries import UnitMemory
+from gradwatch.ranks import world
 from gradwatch.records import Coverage, StepRecord
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
@@ -175,12 +176,7 @@ class CompiledReplay:
             return Replayed(reason=f"{type(error).__name__}: {first[:120]}")
 
     def _why_not(self, model: nn.Module) -> str:
-        distributed = torch.distributed
-        if (
-            distributed.is_available()
-            and distributed.is_initialized()
-            and distributed.get_world_size() > 1
-        ):
+        if world()[1] > 1:
             return "the copy of one process would wait for the others"
         if foreign_forward(model) is not None:
             return "its `forward` was replaced by a function that a copy would share"

@@ -128,6 +128,8 @@ def _summary(report: Report) -> Iterator[str]:
     yield f"{count(run.steps, 'step')}, {count(len(run.probe_steps), 'probe')}"
     if run.rank is not None:
         yield f"rank {run.rank} only"
+    elif run.ranks > 1:
+        yield f"global: statistics over {run.ranks} ranks"
 
 
 def finding_card(

@@ -64,6 +64,7 @@ class Deliveries:
         loss_scale: Loss scale of the newest pulse.
         origin: Where a non-finite value came from, if a replay found it.
         num_probes: Probes delivered.
+        join: Makes a record that of all processes; None without any.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Deliveries:
         self.loss_scale: float | None = None
         self.origin: NonFiniteOrigin | None = None
         self.num_probes = 0
+        self.join: Callable[[StepRecord, Probe], StepRecord] | None = None
 
     def add_pulse(self, pulse: PendingPulse) -> None:
         """Take a pulse that is under way."""
@@ -187,8 +189,6 @@ class Deliveries:
 
     def _add_probe(self, waiting: PendingProbe) -> None:
         started = time.perf_counter()
-        if waiting.pending.get(waiting.context.found_inf):
-            return  # an overflow that the scaler let the optimizer skip: no step
         pulses = self._history.pulses
         if pulses and pulses[-1].step == waiting.context.step:
             waiting.context.clip_factor = pulses[-1].clip_factor
@@ -197,6 +197,10 @@ class Deliveries:
         record = build_record(waiting.probe, waiting.pending, waiting.context)
         if waiting.replayed is not None:
             record = waiting.replayed.fill(record)
+        if self.join is not None:  # also where this process has nothing to add
+            record = self.join(record, waiting.probe)
+        if waiting.pending.get(waiting.context.found_inf):
+            return  # an overflow that the scaler let the optimizer skip: no step
         if self.origin is not None and (
             record.non_finite is None or self.origin.step < record.non_finite.step
         ):

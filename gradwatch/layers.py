@@ -215,6 +215,22 @@ def _unit_dim(module: nn.Module) -> int:
     return 1 if isinstance(module, spatial) else -1
 
 
+def peek_whole(module: nn.Module, name: str) -> Tensor | None:
+    """Return a weight by name, as `peek`, but none that is spread over processes.
+
+    Any arithmetic with one may be a collective, for which one process would wait.
+
+    Args:
+        module: The module. Read only.
+        name: Attribute name.
+
+    Returns:
+        The weight, without a gradient; None if it is not there or not whole.
+    """
+    weight = peek(module, name)
+    return None if weight is None or hasattr(weight, "to_local") else weight
+
+
 def peek(module: nn.Module, name: str) -> Tensor | None:
     """Return a weight by name; nothing of the user's runs or changes.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradwatch.layers import clean_name
 from gradwatch.module_hooks import hooks_on_copy
+from gradwatch.ranks import world
 from gradwatch.records import NonFiniteOrigin
 from gradwatch.statistics import plain, tensors_in
 
@@ -49,8 +50,18 @@ def replay_forward(model: nn.Module, last: LastForward, step: int) -> NonFiniteO
     Returns:
         The first module in forward order with finite inputs and a non-finite output;
         else the last layer in forward order whose own gradient is not finite, which is
-        the first one in backward order. Unknown if the model does not run as a copy.
+        the first one in backward order. Unknown if the model does not run as a copy,
+        and with several processes, where a copy may wait for the others.
     """
+    rank, ranks = world()
+    if ranks > 1:
+        return NonFiniteOrigin(
+            step,
+            None,
+            "unknown",
+            f"with {ranks} ranks the step is not replayed, because a copy on rank "
+            f"{rank} may wait for the others; a probe at that step would tell",
+        )
     if last.args is not None:
         try:
             found = _first_bad_module(model, last)
@@ -65,7 +76,8 @@ def replay_forward(model: nn.Module, last: LastForward, step: int) -> NonFiniteO
     bad = [
         name
         for name, parameter in model.named_parameters()
-        if not torch.isfinite(parameter).all()
+        if (entries := plain(parameter)) is not None
+        and not torch.isfinite(entries).all()
     ]
     if bad:
         layer = clean_name(bad[0]).rpartition(".")[0]

@@ -21,6 +21,7 @@ from gradwatch.observed_facts import ObservedFacts, Replay, Replayed
 from gradwatch.optimizer_roles import OptimizerRoles, find_scaler
 from gradwatch.probe import Probe
 from gradwatch.probe_entries import UnitMemory
+from gradwatch.processes import Processes
 from gradwatch.pulse import PulseReading
 from gradwatch.pulse_taking import PulseTaker
 from gradwatch.records import StepRecord
@@ -85,6 +86,8 @@ class Observer(ObservedFacts):
         self.replay: Replay | None = None
         self._replayed: Replayed | None = None
         self._wrapper_looks = _WRAPPER_LOOKS
+        self.processes = Processes(settings, self.rhythm, self.watched)
+        self._deliveries.join = self.processes.receive
 
     # -- lifecycle ----------------------------------------------------------------
 
@@ -118,6 +121,7 @@ class Observer(ObservedFacts):
         self._probe = None
         self._pulses.drop()
         self._last = LastForward()
+        self.processes.close()
 
     def _deliver(self, wait: bool) -> None:
         """Turn what has arrived into records; all that is under way if `wait`."""
@@ -294,7 +298,8 @@ class Observer(ObservedFacts):
             self._seal(optimizer)
         self.loss = None
         self._pulses.end_step()
-        self._deliver(False)
+        self._deliver(self.processes.meets(self._step))
+        self.processes.end_step(self._step)
         self._begin_step(count)
         if self._pulses.wanted and not probed:
             self.rhythm.note_pulse(self._stopwatch.step_s)
@@ -319,9 +324,12 @@ class Observer(ObservedFacts):
             self._stopwatch.begin_probe()
             self._resolve()
             self._arm()
-        elif self._pulses.wanted or self._deliveries.under_way or self._unseen.counts:
-            return
-        else:
+        elif not (
+            self._pulses.wanted
+            or self._deliveries.under_way
+            or self._unseen.counts
+            or self.processes.busy
+        ):
             self.hooks.rest(self.rhythm.rest(self._step), optimizer)
 
     def on_rest_end(self, steps: int, *, clock_runs: bool) -> None:

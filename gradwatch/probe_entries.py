@@ -24,14 +24,14 @@ class UnitMemory:
     def update(
         self, key: tuple[str, str, int], active: Tensor, window: int
     ) -> tuple[Tensor, int]:
-        """Count a probe; return (units idle for the whole window, probes in it)."""
+        """Count a probe; return (whether units idled all the window, probes in it)."""
         idle, seen = self._idle.get(key, (None, 0))
         if idle is None or idle.shape != active.shape or idle.device != active.device:
             idle, seen = torch.zeros_like(active, dtype=torch.uint8), 0
         idle = torch.where(active, 0, (idle + 1).clamp_max(200)).to(torch.uint8)
         seen = min(seen + 1, window)
         self._idle[key] = (idle, seen)
-        return (idle >= seen).sum(), seen
+        return idle >= seen, seen
 
 
 @dataclass(eq=False, slots=True)
@@ -74,6 +74,8 @@ class ActivationEntry:
     dead: int | None = None
     num_units: int | None = None
     window: int = 1
+    #: For each unit whether it was idle for the whole window, where ranks compare it.
+    idle: Tensor | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -149,8 +149,9 @@ class StepReadings:
             kept[key] = entry
             entry.active = None
         for key, entry in kept.items():
-            dead, entry.window = self._units.update(key, masks[key], self._window)
-            entry.dead = self.ledger.add(dead)
+            idle, entry.window = self._units.update(key, masks[key], self._window)
+            entry.dead = self.ledger.add(idle.sum())
+            entry.idle = idle
 
     def read_loss(
         self, outputs: Iterable[tuple[Tensor, Sequence[Tensor]]]

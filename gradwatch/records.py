@@ -267,6 +267,7 @@ class StepRecord:
             that exact zeros below say nothing yet.
         no_grad_layers: Layers that ran with gradients off inside a training forward.
         local_rank: Rank whose statistics these are; None if global or single process.
+        ranks: Number of ranks that global statistics stand for; 1 in a single process.
         lr: Largest learning rate of the optimizer's groups.
         float16: Whether a float16 tensor was seen among the layers' outputs and
             gradients; None if not looked at.
@@ -289,3 +290,4 @@ class StepRecord:
     local_rank: int | None = None
     lr: float | None = None
     float16: bool | None = None
+    ranks: int = 1

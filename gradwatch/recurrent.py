@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from gradwatch.layers import peek
+from gradwatch.layers import peek_whole
 
 State = tuple[Tensor, ...]
 Cell = Callable[[Tensor, State], State]
@@ -217,7 +217,7 @@ def _cell(
 ) -> Cell | None:
     suffix = f"_l{layer}" + ("_reverse" if reverse else "")
     names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if module.bias else [])
-    found = [peek(module, name + suffix) for name in names]
+    found = [peek_whole(module, name + suffix) for name in names]
     weights = [weight.to(dtype) for weight in found if weight is not None]
     if len(weights) < len(found):
         return None
@@ -264,9 +264,9 @@ def recurrent_spectrum(module: nn.Module) -> tuple[float | None, float | None]:
     Returns:
         The pair; None where it was not computed.
     """
-    weight = peek(module, "weight_hh_l0")
+    weight = peek_whole(module, "weight_hh_l0")
     if weight is None:
-        weight = peek(module, "weight_hh")
+        weight = peek_whole(module, "weight_hh")
     if weight is None or weight.shape[0] != weight.shape[1]:
         return None, None
     if weight.shape[0] > 512 or not bool(torch.isfinite(weight).all()):

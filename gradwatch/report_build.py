@@ -160,6 +160,7 @@ def _facts(run: RunFacts, history: History) -> RunFacts:
             sum(factor < 1.0 for factor in factors) / len(factors) if factors else None
         ),
         "rank": latest.local_rank if latest is not None else None,
+        "ranks": latest.ranks if latest is not None else 1,
     }
     given = run.model_fields_set
     return run.model_copy(

@@ -247,6 +247,7 @@ class RunFacts(ReportPart):
         optimizers: Class names of the optimizers that stepped.
         device: Device of the parameters.
         rank: Rank whose statistics these are; None if global or a single process.
+        ranks: Number of ranks that global statistics stand for; 1 in a single process.
         steps: Optimizer steps watched (from the history).
         skipped_steps: Steps that the gradient scaler skipped (from the history).
         probe_steps: Steps of the probes in memory (from the history).
@@ -271,6 +272,7 @@ class RunFacts(ReportPart):
     optimizers: tuple[str, ...] = ()
     device: str = ""
     rank: int | None = None
+    ranks: int = 1
     steps: int = 0
     skipped_steps: int = 0
     probe_steps: tuple[int, ...] = ()

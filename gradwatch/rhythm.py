@@ -41,6 +41,8 @@ class Rhythm:
         self._num_probes = 0
         self._burst: set[int] = set()
         self._last_burst: int | None = None
+        #: Step of the next probe where several processes agreed on it.
+        self._agreed: int | None = None
 
     def note_step(self, seconds: float) -> None:
         """Learn how long a step takes without gradwatch's own time."""
@@ -79,6 +81,8 @@ class Rhythm:
         if self._credit is not None and self._credit < 0.0:
             return
         self._last_burst = step
+        if self._agreed is not None:
+            step = max(step, self._agreed)  # the others learn of it there
         self._burst.update(range(step + 1, step + 1 + self._settings.burst_probes))
 
     @property
@@ -101,6 +105,8 @@ class Rhythm:
 
     def wants_probe(self, step: int) -> bool:
         """Whether a step is to be probed."""
+        if self._agreed is not None:
+            return step >= self._agreed
         if self._settings.every is not None:
             return step % self._settings.every == 0
         if step in self._settings.probe_steps:
@@ -149,8 +155,56 @@ class Rhythm:
         """
         if step < self._settings.budget_after or self._settings.every is not None:
             return 0
-        looks = [other for other in self._settings.probe_steps if other >= step]
-        looks += [other for other in self._burst if other >= step]
+        if self._agreed is not None:
+            looks = [self._agreed]
+        else:
+            looks = [other for other in self._settings.probe_steps if other >= step]
+            looks += [other for other in self._burst if other >= step]
+            looks.append(self._due(step))
+        if self._settings.pulse:
+            looks.append(-(-step // self.pulse_every) * self.pulse_every)
+        return min(looks) - step
+
+    # -- several processes ----------------------------------------------------------
+
+    def agree(self, step: int | None) -> None:
+        """Probe next at a step that all processes agreed on; None: alone again."""
+        self._agreed = step
+
+    def first_common(self, step: int) -> int:
+        """Return the first probe after a step that no cost has a part in.
+
+        Args:
+            step: A step.
+
+        Returns:
+            The same step in every process with these settings.
+        """
+        if self._settings.every is not None:
+            return (step // self._settings.every + 1) * self._settings.every
+        opening = [other for other in self._settings.probe_steps if other > step]
+        every = self._settings.probe_every
+        return min(opening, default=(step // every + 1) * every)
+
+    def next_probe(self, step: int) -> int:
+        """Return the first step after one that is to be probed, as the costs stand.
+
+        Args:
+            step: The step that ends, which was probed.
+
+        Returns:
+            The step.
+        """
+        self._burst = {other for other in self._burst if other > step}
+        if self._settings.every is not None:
+            return self.first_common(step)
+        looks = [other for other in self._settings.probe_steps if other > step]
+        if not looks:
+            looks = [max(self._due(step + 1), step + self.probe_every)]
+        return min([*looks, *self._burst])
+
+    def _due(self, step: int) -> int:
+        """Return the first step from `step` on that costs and budget allow."""
         every = self.probe_every
         due = max(self._last_probe + every, step)
         if every == self._settings.probe_every and not self._is_late(step):
@@ -159,10 +213,7 @@ class Rhythm:
         if lacking > 0.0 and self._step_s:
             paid_after = lacking / (self._settings.budget * self._step_s)
             due = max(due, step + min(math.ceil(paid_after), 10 * every))
-        looks.append(due)
-        if self._settings.pulse:
-            looks.append(-(-step // self.pulse_every) * self.pulse_every)
-        return min(looks) - step
+        return due
 
     def text(self) -> str:
         """Say the rhythm in words."""

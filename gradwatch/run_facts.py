@@ -92,6 +92,7 @@ def see(
             "the module whose parameters it updates, or build the optimizer after the "
             "model got its final parameters.",
         )
+    notes = (*notes, *observer.processes.notes)
     return Seen(
         model=model_name,
         name=name or model_name,

@@ -14,12 +14,11 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
-import torch
-
 from gradwatch.anatomy import Anatomy
 from gradwatch.errors import SettingsError
 from gradwatch.findings import Finding, Severity
 from gradwatch.history import History
+from gradwatch.ranks import is_first_process
 from gradwatch.records import PulseRecord
 from gradwatch.report import Report, RunFacts
 from gradwatch.run_facts import Seen
@@ -247,7 +246,7 @@ def start_record(
             f"`record` (={record!r:.60}) must be the path of a folder such as 'runs', "
             "or None."
         )
-    if not _is_first_process():
+    if not is_first_process():
         return None
     prepare_codecs()
     now = datetime.now().astimezone()
@@ -315,15 +314,6 @@ def _new_folder(runs: Path, now: datetime, name: str) -> Path:
             number += 1
         else:
             return folder
-
-
-def _is_first_process() -> bool:
-    """Whether this is rank 0; launchers say so before torch does."""
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        return distributed.get_rank() == 0
-    rank = os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or "0"
-    return rank.strip() == "0"
 
 
 def _after(findings: Iterable[Finding], last: Finding | None) -> list[Finding]:

@@ -20,6 +20,7 @@ from gradwatch.late_import import draws_kept
 from gradwatch.layers import count_entries
 from gradwatch.listeners import Listener, Listeners
 from gradwatch.observer import Observer
+from gradwatch.ranks import is_first_process
 from gradwatch.records import StepRecord
 from gradwatch.runlog_recording import Recorder, history_of, start_record
 from gradwatch.session_reports import WatchReports
@@ -195,6 +196,7 @@ class Watch(WatchReports):
             scaler=scaler,
         )
         self._observer.replay = CompiledReplay(settings, key[1], key[2])
+        self._observer.processes.open()
         # Runs when the model is collected, and at interpreter exit.
         self._finalizer = weakref.finalize(model, self.close)
         try:
@@ -326,12 +328,7 @@ class Watch(WatchReports):
 
 def _console_view(console: ConsoleMode | None, name: str | None) -> ConsoleView | None:
     """Return the console of this process; only rank 0 prints."""
-    distributed = torch.distributed
-    if console is None or (
-        distributed.is_available()
-        and distributed.is_initialized()
-        and distributed.get_rank() != 0
-    ):
+    if console is None or not is_first_process():
         return None
     # Rich is not needed where nothing is printed.
     with draws_kept():

@@ -29,6 +29,7 @@ ORDER = (
         "errors",
         "figures",
         "findings",
+        "ranks",
         "records",
         "settings_file",
         "settings",
@@ -39,6 +40,7 @@ ORDER = (
     ("graph_reading", "structure_build"),
     ("probe_entries", "probe_books", "probe_graph", "probe_step", "probe"),
     ("probe_numbers", "probe_coverage", "probe_depth", "probe_time", "probe_record"),
+    ("processes_record", "processes_handshake"),
     ("pulse", "rhythm", "stopwatch"),
     ("recipe", "optimizer_spec", "capture"),
     (
@@ -52,6 +54,7 @@ ORDER = (
     ),
     ("history",),
     ("deliveries", "watched_model", "optimizer_roles"),
+    ("processes",),
     ("pulse_taking", "observed_facts", "sealing", "observer"),
     ("twin", "compiled_replay"),
     # Hand-made histories and tiny networks for tests; nothing of gradwatch imports it.
