@@ -14,6 +14,7 @@ from gradwatch.errors import GradWatchError
 
 if TYPE_CHECKING:
     from gradwatch.findings import Severity
+    from gradwatch.remedies import Remedy
     from gradwatch.rules import Rule
 
 app = typer.Typer(
@@ -210,12 +211,13 @@ def explain(
     ],
 ) -> None:
     """Explain a rule or a remedy: what it looks at, why, and what it is worth."""
-    from gradwatch.remedies import REMEDIES
-    from gradwatch.rules import RULES
+    from gradwatch.remedy_plugins import all_remedies
+    from gradwatch.rule_plugins import all_rules
 
-    names = {rule.code.lower(): f"rules/{rule.name}" for rule in RULES}
-    names |= {rule.name: f"rules/{rule.name}" for rule in RULES}
-    names |= {remedy.name: f"remedies/{remedy.name}" for remedy in REMEDIES}
+    names: dict[str, Rule | Remedy] = {}
+    for rule in all_rules():
+        names |= {rule.code.lower(): rule, rule.name: rule}
+    names |= {remedy.name: remedy for remedy in all_remedies()}
     hint = "`gradwatch rules` lists them, `gradwatch remedies` the remedies."
     _show_page(names[_known(name, names, "rule and no remedy", hint)])
 
@@ -238,16 +240,20 @@ def _known(wanted: str, names: Iterable[str], what: str, hint: str) -> str:
     )
 
 
-def _show_page(place: str) -> None:
-    """Print a page of the documentation, such as `rules/vanishing-gradient`."""
+def _show_page(what: Rule | Remedy) -> None:
+    """Print the page of a rule or a remedy."""
     from gradwatch.console import emit, markdown_text, stream_format
     from gradwatch.remedies import pages as remedy_pages
+    from gradwatch.rule_plugins import all_rules
+    from gradwatch.rules import Rule
     from gradwatch.rules import pages as rule_pages
 
-    kind, _, name = place.partition("/")
-    pages = rule_pages.pages() if kind == "rules" else remedy_pages.pages()
+    if isinstance(what, Rule):
+        page = rule_pages.page(what)
+    else:
+        page = remedy_pages.page(what, all_rules())
     # The first line says to those who edit the files where they come from.
-    lines = pages[f"{name}.md"].splitlines()
+    lines = page.splitlines()
     source = "\n".join(line for line in lines if not line.startswith("<!--"))
     width, colour = stream_format(sys.stdout)
     if sys.stdout.isatty():
@@ -264,27 +270,27 @@ def remedies(
 ) -> None:
     """List the remedies, or show the page of one."""
     from gradwatch.console import emit
-    from gradwatch.remedies import REMEDIES
+    from gradwatch.remedy_plugins import all_remedies
 
+    known = {remedy.name: remedy for remedy in all_remedies()}
     if name is None:
         rows = [
             f"{remedy.name:23}  {remedy.risk.value:13}  {remedy.summary}"
-            for remedy in REMEDIES
+            for remedy in known.values()
         ]
         emit("\n".join(rows), sys.stdout)
         return
     hint = "`gradwatch remedies` lists them."
-    known = _known(name, [remedy.name for remedy in REMEDIES], "remedy", hint)
-    _show_page(f"remedies/{known}")
+    _show_page(known[_known(name, known, "remedy", hint)])
 
 
 @app.command()
 def rules() -> None:
     """List the rules."""
     from gradwatch.console import emit
-    from gradwatch.rules import RULES
+    from gradwatch.rule_plugins import all_rules
 
-    emit("\n".join(_lines(RULES)), sys.stdout)
+    emit("\n".join(_lines(all_rules())), sys.stdout)
 
 
 def _lines(found: Iterable[Rule]) -> Iterable[str]:

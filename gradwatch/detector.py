@@ -15,8 +15,10 @@ from gradwatch.findings import (
     Trend,
 )
 from gradwatch.history import History
+from gradwatch.plugins import warn
 from gradwatch.records import Coverage
-from gradwatch.rules import RULES, Rule
+from gradwatch.rule_plugins import all_rules, ask, unmet
+from gradwatch.rules import Rule
 from gradwatch.rules.causes import group
 from gradwatch.rules.ignoring import parse_ignore, strip
 from gradwatch.settings import Settings
@@ -65,7 +67,7 @@ class Detector:
 
     Args:
         settings: The limits.
-        rules: The rules to run.
+        rules: The rules to run; ours and those of plug-ins if None.
         ignore: Codes or names of rules, optionally with a layer pattern, such as
             ``GW103:encoder.*``. What they hide is kept in `ignored`.
 
@@ -76,12 +78,13 @@ class Detector:
     def __init__(
         self,
         settings: Settings,
-        rules: Sequence[Rule] = RULES,
+        rules: Sequence[Rule] | None = None,
         ignore: Iterable[str] = (),
     ) -> None:
         self._settings = settings
-        self._rules = tuple(rules)
-        self._ignore = parse_ignore(ignore, rules)
+        self._rules = all_rules() if rules is None else tuple(rules)
+        self._ignore = parse_ignore(ignore, self._rules)
+        self._failed: set[str] = set()
         self._tracks: dict[str, _Track] = {}
         self._num_probes = 0
         self._fired: set[tuple[str, bool]] = set()
@@ -130,7 +133,7 @@ class Detector:
         is_new = history.num_probes != self._num_probes
         self._num_probes = history.num_probes
         found = {
-            rule.code: rule.judge(history, structure, self._settings)
+            rule.code: self._judge(rule, history, structure)
             for rule in self._rules
             if is_new or rule.confirm == 1
         }
@@ -143,7 +146,7 @@ class Detector:
             if frozen and not self._may_vote(rule.code, finding):
                 continue
             if finding is None and (
-                not is_new or rule.unmet(history, structure, self._settings)
+                not is_new or unmet(rule, history, structure, self._settings)
             ):
                 continue
             self._vote(rule, finding, record.step, is_new=is_new)
@@ -151,6 +154,18 @@ class Detector:
             self._confirm_causes()
         self._publish(record.step)
         return self._standing
+
+    def _judge(
+        self, rule: Rule, history: History, structure: Structure
+    ) -> Finding | None:
+        finding, error = ask(rule, history, structure, self._settings)
+        if error and rule.code not in self._failed:
+            self._failed.add(rule.code)
+            warn(
+                f"The rule {rule.code} {rule.name} of {type(rule).__module__} failed "
+                f"({error}); it says nothing, and all other rules go on."
+            )
+        return finding
 
     @staticmethod
     def _may_vote(code: str, finding: Finding | None) -> bool:

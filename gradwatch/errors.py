@@ -58,6 +58,14 @@ class ListenerWarning(GradWatchWarning):
     """
 
 
+class PluginWarning(GradWatchWarning):
+    """A rule or a remedy of another package cannot be used; everything else goes on.
+
+    Emitted once for each: its import failed, it is no rule or remedy, its code or name
+    is taken, or it raised while it judged. Update or uninstall the package it names.
+    """
+
+
 class RecordWarning(GradWatchWarning):
     """The record of a run cannot be written any more; the watch goes on without it.
 

@@ -145,4 +145,6 @@ class Finding:
     @property
     def url(self) -> str:
         """Address of the page that explains the rule."""
+        if not self.code.startswith("GW"):
+            return ""  # a plug-in's rule has its page in `gradwatch explain`
         return f"https://gradwatch.readthedocs.io/rules/{self.name}/"

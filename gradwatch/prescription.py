@@ -13,7 +13,8 @@ from gradwatch.errors import TreatmentError
 from gradwatch.optimizer_spec import rebuild
 from gradwatch.recipe import Recipe
 from gradwatch.recommendations import Recommendation, Risk, Treatment
-from gradwatch.remedies import REMEDIES, Remedy
+from gradwatch.remedies import Remedy
+from gradwatch.remedy_plugins import all_remedies
 from gradwatch.training_edits import edit_steps
 from gradwatch.treatment import BOOK, ModelEditor
 from gradwatch.twin import same_randomness
@@ -154,7 +155,7 @@ def remedy_of(recommendation: Recommendation) -> Remedy:
     Raises:
         TreatmentError: If there is none of that name.
     """
-    for remedy in REMEDIES:
+    for remedy in all_remedies():
         if remedy.name == recommendation.remedy:
             return remedy
     raise TreatmentError(

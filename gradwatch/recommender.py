@@ -10,9 +10,9 @@ from gradwatch.anatomy import Anatomy
 from gradwatch.findings import Finding, Severity
 from gradwatch.history import History
 from gradwatch.recommendations import Recommendation, Rejection
-from gradwatch.remedies import REMEDIES, Case, Remedy
+from gradwatch.remedies import Case, Remedy
+from gradwatch.remedy_plugins import all_remedies, answers_to
 from gradwatch.remedy_ranking import place
-from gradwatch.rules import RULES
 from gradwatch.settings import Settings
 from gradwatch.situations import situation
 from gradwatch.structure import Structure
@@ -55,8 +55,9 @@ def recommend(
             continue
         case = Case(finding, tuple(findings), structure, anatomy, history, settings)
         where = situation(finding, structure, anatomy)
-        for remedy in REMEDIES:
-            named = remedy.name in (*_named_by(finding.code), *_ALWAYS)
+        wanted = (*answers_to(finding.code), *_ALWAYS)
+        for remedy in all_remedies():
+            named = remedy.name in wanted
             if not named and remedy.name not in _FOLK:
                 continue
             for answer in answers(remedy, case):
@@ -77,10 +78,6 @@ def answers(remedy: Remedy, case: Case) -> tuple[Recommendation | Rejection, ...
     except Exception:  # one remedy's bug must not take the report away
         _LOG.exception("remedy %s failed on %s", remedy.name, case.code)
         return ()
-
-
-def _named_by(code: str) -> tuple[str, ...]:
-    return next((rule.remedies for rule in RULES if rule.code == code), ())
 
 
 def _merged(

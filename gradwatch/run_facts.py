@@ -16,7 +16,7 @@ from gradwatch.recommendations import TrialResult
 from gradwatch.recommender import recommend
 from gradwatch.report import CheckedRule, Overhead, Report, RunFacts, UncheckedRule
 from gradwatch.report_build import build_report
-from gradwatch.rules import RULES
+from gradwatch.rule_plugins import all_rules, unmet
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -260,9 +260,10 @@ def what_was_checked(
         last = max((item.steps[1] for item in finding.evidence), default=0)
         last = max(last, finding.since_step, finding.cleared_step or 0)
         judged[finding.code] = (finding.since_step, last)
-    reasons = {rule.code: rule.unmet(history, structure, settings) for rule in RULES}
+    rules = all_rules()
+    reasons = {r.code: unmet(r, history, structure, settings) for r in rules}
     # A rule that can be judged now is asked again only until its first step is known.
-    asked = [rule for rule in RULES if history.latest is not None]
+    asked = [rule for rule in rules if history.latest is not None]
     past = History(settings.max_probes, settings.max_pulses)
     pulses = deque(history.pulses)
     for probe in history.probes:
@@ -270,7 +271,7 @@ def what_was_checked(
             past.add_pulse(pulses.popleft())
         past.add_probe(probe)
         for rule in tuple(asked):
-            if rule.unmet(past, structure, settings) is not None:
+            if unmet(rule, past, structure, settings) is not None:
                 continue
             first, last = judged.get(rule.code, (probe.step, probe.step))
             judged[rule.code] = (min(first, probe.step), max(last, probe.step))
@@ -278,7 +279,7 @@ def what_was_checked(
                 asked.remove(rule)
     newest = history.window(1)[1]
     checked, unchecked = [], []
-    for rule in RULES:
+    for rule in rules:
         code, name, reason = rule.code, rule.name, reasons[rule.code]
         first, last = judged.get(code, (newest, newest))
         if reason is None:

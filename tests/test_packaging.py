@@ -59,7 +59,10 @@ ORDER = (
     ("twin", "compiled_replay"),
     # Hand-made histories and tiny networks for tests; nothing of gradwatch imports it.
     ("testing",),
+    # Plug-ins: found by entry points, checked.
+    ("plugins",),
     ("rules",),
+    ("rule_plugins",),
     ("detector",),
     ("anatomy", "recommendations"),
     ("activation_sites", "anatomy_reading"),
@@ -67,6 +70,7 @@ ORDER = (
     ("activation_marks", "fitting", "model_copy", "rewiring", "weight_filling"),
     ("treatment", "training_edits"),
     ("remedies",),
+    ("remedy_plugins",),
     ("remedy_ranking",),
     ("recommender",),
     ("prescription",),

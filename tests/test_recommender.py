@@ -113,7 +113,7 @@ def test_a_remedy_that_fails_takes_nothing_else_away(monkeypatch, caplog):
             raise RuntimeError("a bug")
 
     others = tuple(r for r in REMEDIES if r.name != "swap-activation")
-    monkeypatch.setattr(recommender, "REMEDIES", (Broken(), *others))
+    monkeypatch.setattr(recommender, "all_remedies", lambda: (Broken(), *others))
     offers, _ = ask(finding())
     assert offers
     assert "swap-activation" in caplog.text

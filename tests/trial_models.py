@@ -142,7 +142,7 @@ REMEDIES = (Nothing(), Cure(), Harm(), Rate(), Broken())
 
 def use_remedies(monkeypatch):
     """Put the remedies of this file in the place of gradwatch's."""
-    monkeypatch.setattr(prescription, "REMEDIES", REMEDIES)
+    monkeypatch.setattr(prescription, "all_remedies", lambda: REMEDIES)
 
 
 def recommend(name, answers=("GW101",), **options):

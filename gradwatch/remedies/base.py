@@ -55,11 +55,14 @@ class Remedy(ABC):
         name: Verb and object in kebab case; also the file's and page's name.
         summary: One line for the catalogue.
         risk: What applying it may cost at worst.
+        for_rules: Codes of rules that it may answer though they do not name it: for
+            plug-ins, which our rules cannot know.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     risk: ClassVar[Risk]
+    for_rules: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def propose(self, case: Case) -> Iterable[Recommendation | Rejection]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import inspect
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradwatch.remedies import REMEDIES, Remedy
-from gradwatch.rules import RULES
+from gradwatch.rules import RULES, Rule
 from gradwatch.rules.pages import by_heading
 
 #: Headings that the docstring of every remedy has, in this order.
@@ -43,11 +44,12 @@ def answered(remedy: Remedy) -> tuple[str, ...]:
     return tuple(rule.code for rule in RULES if remedy.name in rule.remedies)
 
 
-def page(remedy: Remedy) -> str:
+def page(remedy: Remedy, among: Sequence[Rule] = RULES) -> str:
     """Return the page of a remedy as Markdown.
 
     Args:
         remedy: The remedy.
+        among: Rules that may name it; ours, unless plug-ins count as well.
 
     Returns:
         The text, ending with a newline.
@@ -55,8 +57,8 @@ def page(remedy: Remedy) -> str:
     parts = sections(remedy)
     rules = ", ".join(
         f"[{rule.code} {rule.name}](../rules/{rule.name}.md)"
-        for rule in RULES
-        if remedy.name in rule.remedies
+        for rule in among
+        if remedy.name in rule.remedies or rule.code in remedy.for_rules
     )
     blocks = [
         _GENERATED,
@@ -70,7 +72,8 @@ def page(remedy: Remedy) -> str:
         ),
     ]
     for heading in HEADINGS:
-        blocks += [f"## {heading}", parts[heading]]
+        if heading in parts:  # a plug-in's docstring may lack some
+            blocks += [f"## {heading}", parts[heading]]
     return "\n\n".join(blocks) + "\n"
 
 

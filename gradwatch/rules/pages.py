@@ -90,7 +90,8 @@ def page(rule: Rule) -> str:
         ),
     ]
     for heading in HEADINGS:
-        blocks += [f"## {heading}", parts[heading]]
+        if heading in parts:  # a plug-in's docstring may lack some
+            blocks += [f"## {heading}", parts[heading]]
         if heading == "Evidence" and rule.settings_used:
             blocks.append(_settings_table(rule.settings_used))
         if heading == "Remedies" and rule.remedies:

@@ -104,6 +104,7 @@ def names() -> tuple[str, tuple[type[Warning], ...]]:
             gradwatch.GradWatchWarning,
             gradwatch.DetachedWarning,
             gradwatch.ListenerWarning,
+            gradwatch.PluginWarning,
             gradwatch.RecordWarning,
             gradwatch.TreatmentWarning,
         ),
