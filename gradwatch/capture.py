@@ -32,7 +32,7 @@ NOTHING_YET = "no training step was probed yet"
 _MAX_TRIES = 4
 #: Outputs of one forward whose gradients are kept.
 _MAX_OUTPUTS = 16
-#: Share of the limit that the weights may take (chosen: a ResNet-18 fits into 64 MB).
+#: Share of the limit that the weights may take (chosen: two million in 10 MB).
 _STATE_SHARE = 0.75
 #: Share of what is left for batches that one may take, so that there are two.
 _BATCH_SHARE = 0.5

@@ -16,6 +16,8 @@ _EARLY_PULSES = 10
 
 #: Steps within which a known loss counts as the loss at the start.
 _FIRST_STEPS = 2
+#: Probes kept however large they are: a window of every rule, and some before it.
+_FEWEST_PROBES = 8
 _SIGHT = {Coverage.NOT_SEEN: 0, Coverage.NO_GRADIENT: 1, Coverage.OBSERVED: 2}
 
 
@@ -68,10 +70,17 @@ class History:
     Args:
         max_probes: Probes kept; older ones are dropped.
         max_pulses: Pulses kept; older ones are dropped.
+        max_records: Records of layers, activations and parameters kept, in all probes
+            together; the newest eight probes stay however large they are.
     """
 
-    def __init__(self, max_probes: int = 64, max_pulses: int = 512) -> None:
-        self._probes: deque[StepRecord] = deque(maxlen=max_probes)
+    def __init__(
+        self, max_probes: int = 64, max_pulses: int = 512, max_records: int = 24_000
+    ) -> None:
+        self._max_probes = max_probes
+        self._max_records = max_records
+        self._num_records = 0
+        self._probes: deque[StepRecord] = deque()
         self._pulses: deque[PulseRecord] = deque(maxlen=max_pulses)
         self.first_probe: StepRecord | None = None
         self.first_loss: float | None = None
@@ -91,9 +100,14 @@ class History:
             self.first_probe = record
         self._note_loss(record.step, record.loss)
         self._note_lr(record.lr)
-        if len(self._probes) == self._probes.maxlen:
-            self._derived.pop(id(self._probes[0]), None)
         self._probes.append(record)
+        self._num_records += _size(record)
+        while len(self._probes) > self._max_probes or (
+            self._num_records > self._max_records and len(self._probes) > _FEWEST_PROBES
+        ):
+            oldest = self._probes.popleft()
+            self._num_records -= _size(oldest)
+            self._derived.pop(id(oldest), None)
         self.num_probes += 1
         self.last_step = max(self.last_step, record.step)
 
@@ -281,3 +295,8 @@ class History:
         if name not in known:
             known[name] = compute(probe)
         return known[name]
+
+
+def _size(probe: StepRecord) -> int:
+    """Return how many records a probe holds; each takes about 230 bytes (measured)."""
+    return len(probe.layers) + len(probe.activations) + len(probe.parameters)

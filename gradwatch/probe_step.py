@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
@@ -79,7 +80,7 @@ class StepReadings:
                 continue
             layer = name.split(".parametrizations.")[0].split("parametrizations.")[0]
             if layer == name:
-                layer = name.rpartition(".")[0]
+                layer = sys.intern(name.rpartition(".")[0])  # kept in each probe
             entry = ParameterEntry(name, layer, parameter)
             self.parameters[name] = entry
             if not parameter.requires_grad or not parameter.is_leaf:

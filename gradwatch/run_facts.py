@@ -264,7 +264,7 @@ def what_was_checked(
     reasons = {r.code: unmet(r, history, structure, settings) for r in rules}
     # A rule that can be judged now is asked again only until its first step is known.
     asked = [rule for rule in rules if history.latest is not None]
-    past = History(settings.max_probes, settings.max_pulses)
+    past = History(settings.max_probes, settings.max_pulses, settings.max_records)
     pulses = deque(history.pulses)
     for probe in history.probes:
         while pulses and pulses[0].step <= probe.step:

@@ -231,7 +231,7 @@ def _settings(header: Header, notes: list[str]) -> Settings:
 
 def _read_lines(stream: BinaryIO, settings: Settings) -> _Contents:
     contents = _Contents(
-        ring=History(settings.max_probes, settings.max_pulses),
+        ring=History(settings.max_probes, settings.max_pulses, settings.max_records),
         whole=_unbounded_history(),
     )
     for text in _lines(stream):
@@ -261,7 +261,7 @@ def _lines(stream: BinaryIO) -> Iterator[bytes]:
 
 def _unbounded_history() -> History:
     """Return a history for all that a file holds, which is bounded itself."""
-    return History(1_000_000, 10_000_000)
+    return History(1_000_000, 10_000_000, 10**12)
 
 
 def _shortcomings(contents: _Contents) -> list[str]:

@@ -52,15 +52,14 @@ class RecordedHistory(History):
     """A history that calls when many pulses wait to be recorded.
 
     Args:
-        max_probes: Probes kept.
-        max_pulses: Pulses kept.
+        settings: Say how much it keeps.
         recorder: Records it.
     """
 
-    def __init__(self, max_probes: int, max_pulses: int, recorder: Recorder) -> None:
-        super().__init__(max_probes, max_pulses)
+    def __init__(self, settings: Settings, recorder: Recorder) -> None:
+        super().__init__(settings.max_probes, settings.max_pulses, settings.max_records)
         self._recorder = recorder
-        self._most_waiting = min(_MOST_WAITING, max_pulses)
+        self._most_waiting = min(_MOST_WAITING, settings.max_pulses)
 
     def add_pulse(self, record: PulseRecord) -> None:
         """Append a pulse."""
@@ -292,8 +291,8 @@ def history_of(settings: Settings, recorder: Recorder | None) -> History:
         The history.
     """
     if recorder is None:
-        return History(settings.max_probes, settings.max_pulses)
-    return RecordedHistory(settings.max_probes, settings.max_pulses, recorder)
+        return History(settings.max_probes, settings.max_pulses, settings.max_records)
+    return RecordedHistory(settings, recorder)
 
 
 def _is_path(value: object) -> bool:

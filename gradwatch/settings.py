@@ -79,14 +79,24 @@ class Settings(BaseModel):
         default=512,
         description="Pulses kept in memory.",
     )
+    max_records: Count = Field(
+        default=24_000,
+        description=(
+            "Records of layers, activations and parameters kept in memory, about 6 MB: "
+            "beyond it fewer probes are kept, but eight."
+        ),
+    )
     max_calls: Count = Field(
         default=256,
         description="Calls of one module kept a probe, evenly spread.",
     )
     capture_limit: int = Field(
-        default=64 * 2**20,
+        default=10 * 2**20,
         ge=0,
-        description="Bytes of inputs and cotangents captured for trials.",
+        description=(
+            "Bytes captured for trials: the first weights, inputs and cotangents. A "
+            "trial from the first weights of a larger network needs more."
+        ),
     )
     compiled_replay: Literal["auto", "on", "off"] = Field(
         default="auto",

@@ -22,9 +22,7 @@ class FakeRun:
         self.settings = settings or Settings()
         self.recorder = start_record(folder, self.settings, model="Net", **options)
         weakref.finalize(self, self.recorder.close)
-        self.history = RecordedHistory(
-            self.settings.max_probes, self.settings.max_pulses, self.recorder
-        )
+        self.history = RecordedHistory(self.settings, self.recorder)
         self.detector = Detector(self.settings, ignore=options.get("ignore", ()))
         self.structure = structure or make_structure()
         self.file = self.recorder.folder / FILE_NAME

@@ -28,6 +28,20 @@ def test_memory_does_not_grow_with_steps():
     assert history.latest.step == 999
 
 
+def test_a_large_network_keeps_fewer_probes_but_eight():
+    """As many as their records allow; the newest eight however large they are."""
+    names = [f"layer{n}" for n in range(50)]
+    probe = make_step(0, names=names)
+    size = len(probe.layers) + len(probe.activations) + len(probe.parameters)
+    assert size >= 100
+    for room, kept in ((20, 20), (20.9, 20), (2, 8), (1000, 64)):
+        history = History(max_records=int(room * size))
+        for step in range(100):
+            history.add_probe(make_step(step, names=names))
+        assert [p.step for p in history.probes] == list(range(100 - kept, 100))
+        assert history.first_probe.step == 0
+
+
 def test_windows_are_of_the_newest_probes():
     """First and last step of as many probes as there are."""
     history = make_history(*(make_step(step) for step in (0, 1, 2, 5)))

@@ -1,6 +1,7 @@
 """`watch()`: arguments, lifecycle, what it tells, and loops in which nothing trains."""
 
 import gc
+import tracemalloc
 
 import pytest
 import torch
@@ -236,28 +237,31 @@ def test_the_report_comes_at_interpreter_exit(python):
     assert "Traceback" not in run.stderr
 
 
-def test_ten_thousand_steps_need_no_more_memory():
-    """Records are bounded; nothing of a step stays."""
+def test_five_hundred_steps_need_no_more_memory():
+    """Records are bounded; no tensor and no object of a step stays."""
     model = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
     settings = {"max_probes": 4, "max_pulses": 16, "every": 5}
     x = torch.randn(2, 2)
-
-    def tensors():
-        gc.collect()
-        return sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
-
+    tensors, held = [], []
     with gradwatch.watch(model, settings=settings, console=None) as watch:
-        counts = []
-        for step in range(1001):
+        for step in range(501):
             optimizer.zero_grad()
             model(x).sum().backward()
             optimizer.step()
-            if step in {50, 1000}:
-                counts.append(tensors())
+            if step == 50:
+                tracemalloc.start()
+            if step in {50, 250, 500}:
+                gc.collect()
+                tensors.append(
+                    sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects())
+                )
+                held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.stop()
         assert len(watch.history.pulses) == 16
         assert len(watch.history.probes) == 4
-    assert counts[1] <= counts[0]
+    assert max(tensors[1:]) <= tensors[0]
+    assert held[2] - held[1] < 5_000  # bytes; one probe is 3 kB, and 50 were taken
 
 
 def test_errors_share_one_base():
