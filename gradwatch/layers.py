@@ -231,6 +231,11 @@ def peek_whole(module: nn.Module, name: str) -> Tensor | None:
     return None if weight is None or hasattr(weight, "to_local") else weight
 
 
+def is_sharded(module: nn.Module) -> bool:
+    """Whether parameters are spread over processes, as by `fully_shard`."""
+    return any(hasattr(parameter, "to_local") for parameter in module.parameters())
+
+
 def peek(module: nn.Module, name: str) -> Tensor | None:
     """Return a weight by name; nothing of the user's runs or changes.
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gradwatch.errors import ModelError
 from gradwatch.foreign_forward import foreign_forward
+from gradwatch.layers import is_sharded
 
 _SPLIT = ("DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 
@@ -40,6 +41,11 @@ def copy_of(model: nn.Module) -> nn.Module:
         raise ModelError(
             f"`model` (={kind}) is spread over processes; treat `model.module` and "
             "wrap the treated copy again."
+        )
+    if is_sharded(model):
+        raise ModelError(
+            f"`model` (={kind}) is sharded over processes; treat it before "
+            "`fully_shard`, and shard the treated copy."
         )
     replaced = foreign_forward(model)
     if replaced is not None:

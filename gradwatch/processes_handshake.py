@@ -17,10 +17,10 @@ import torch
 
 #: Steps after the first probe within which all ranks must have told of themselves.
 _PATIENCE = 16
-#: Steps from rank 0's word to the first common step. Ranks that reduce gradients are at
-#: most one step apart: all have read the word two steps later, and have answered
-#: before any of them reaches that step.
-_MARGIN = 4
+#: Steps from rank 0's word to the step at which the ranks join. None that reduces
+#: gradients ends a step before all have begun it: all read the word at the end of the
+#: next step, so have answered when any of them ends the one after; and one to spare.
+_MARGIN = 3
 #: Handshakes that this process began, by what they are about: each has a name of its
 #: own.
 _begun: dict[str, int] = {}

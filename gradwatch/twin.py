@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from gradwatch.errors import ModelError
 from gradwatch.foreign_forward import foreign_forward
 from gradwatch.history import History
+from gradwatch.layers import is_sharded
 from gradwatch.losses import own_loss, random_cotangent
 from gradwatch.observer import Observer
 from gradwatch.settings import Settings
@@ -63,6 +64,11 @@ def make_twin(model: nn.Module, caller: str) -> nn.Module:
         raise ModelError(
             f"`model` (={type(model).__name__}) is spread over processes, where a copy "
             f"would wait for the others; pass `model.module` to {caller}."
+        )
+    if is_sharded(model):
+        raise ModelError(
+            f"`model` (={type(model).__name__}) is sharded over processes: a copy "
+            f"would wait for the others; pass an unsharded model to {caller}."
         )
     replaced = foreign_forward(model)
     if replaced is not None:

@@ -436,11 +436,28 @@ FRAMEWORKS = {
 }
 
 
+def sharded():
+    """Return a net whose blocks are sharded; needs several ranks."""
+    from torch.distributed.fsdp import fully_shard
+
+    net = Net()
+    for block in net.blocks:
+        fully_shard(block)
+    return fully_shard(net)
+
+
+#: Run by `tests/processes_rows.py`, on two ranks.
+PROCESSES = {
+    "DistributedDataParallel": _row(wrap=nn.parallel.DistributedDataParallel),
+    "FSDP2 (`fully_shard`)": _row(sharded),
+}
+
+
 def run(name, poison, kept):
     """Run a row; return its watch, and put the model into `kept`."""
     torch.manual_seed(0)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        watch, model = {**ROWS, **FRAMEWORKS}[name](poison)
+        watch, model = {**ROWS, **FRAMEWORKS, **PROCESSES}[name](poison)
     kept.append(model)
     return watch
