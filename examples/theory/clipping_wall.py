@@ -95,7 +95,7 @@ def descend(
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     state = torch.tensor([[START_STATE]], dtype=torch.float64)
     points, losses, norms = [start], [], []
-    with gradwatch.watch(model, console=None) as watch:
+    with gradwatch.watch(model, console=None, every=10) as watch:
         for _ in range(steps):
             optimizer.zero_grad()
             loss = ((model(state) - TARGET) ** 2).mean()

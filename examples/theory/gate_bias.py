@@ -89,8 +89,8 @@ class Cell:
         bias: Bias of the gate.
         weights: A key of `SCALES`.
         factor: What a step back leaves of the gradient: median over the steps.
-        horizon: Measured horizon in steps; None if the gradient does not fade, or 1 %
-            of it is left even at the first step.
+        horizon: Measured horizon in steps; None if more than 1 % of the gradient is
+            left even at the first step.
         findings: Codes.
     """
 
@@ -111,14 +111,15 @@ def measure(length: int = LENGTH) -> list[Cell]:
                 report = look(kind, bias, scale, length)
                 (profile,) = report.time_profiles
                 codes = tuple(finding.code for finding in report.findings)
-                far = profile.horizon is None or profile.horizon > length
+                # Beyond the sequence gradwatch carries the mean slope on: not drawn.
+                reached = (profile.decades_lost or 0.0) >= 2.0
                 cells.append(
                     Cell(
                         kind,
                         bias,
                         weights,
                         factor(profile.norms),
-                        None if far else profile.horizon,
+                        profile.horizon if reached else None,
                         codes,
                     )
                 )

@@ -174,7 +174,7 @@ def draw(nets: list[Net], folder: Path) -> Path:
     left.set(xscale="log", yscale="log")
     left.set_xlabel(r"bound: $\sigma_{max}(W)\ \max \varphi'$ (a step back)")
     left.set_ylabel("largest measured growth (a step back)")
-    left.legend(fontsize="small")
+    left.legend(fontsize="small", loc="upper left")
     radii = torch.linspace(0.4, 0.985, 60).tolist()
     right.plot(
         radii,
@@ -184,11 +184,12 @@ def draw(nets: list[Net], folder: Path) -> Path:
     )
     right.axvline(1.0, color="#8A8A8A", linestyle=":")
     right.set(xscale="log", yscale="log", ylim=(1, 300))
-    right.set_xticks(RADII, [f"{radius:g}" for radius in RADII], fontsize="small")
+    ticks = (0.5, 1.0, 2.0, 4.0, 8.0)
+    right.set_xticks(ticks, [f"{radius:g}" for radius in ticks])
     right.set_xticks([], minor=True)
     right.set_xlabel(r"spectral radius $\rho(W)$")
     right.set_ylabel("horizon (steps until 1 % is left)")
-    right.legend(fontsize="small")
+    right.legend(fontsize="small", loc="upper right")
     path = folder / "rnn_bound.png"
     figure.savefig(path)
     return path
