@@ -99,7 +99,7 @@ def load_digits() -> tuple[Tensor, Tensor]:
     except ImportError:
         raise GradWatchError(
             "the demo trains on the digits that scikit-learn bundles; install it with "
-            "`pip install 'gradwatch[demo]'`."
+            "`pip install scikit-learn`."
         ) from None
     images, digits = datasets.load_digits(return_X_y=True)
     return torch.tensor(images, dtype=torch.float32), torch.tensor(digits).long()

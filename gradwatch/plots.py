@@ -19,7 +19,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "`report.plot()` needs matplotlib, which is not installed: "
-        'pip install "gradwatch[plot]"'
+        "`pip install matplotlib`"
     ) from error
 
 from gradwatch.errors import ReportError

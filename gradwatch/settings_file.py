@@ -81,7 +81,7 @@ def _read_yaml(file: Path, text: str) -> Any:
     except ImportError:
         raise SettingsError(
             f"`settings` file {file} is YAML; install PyYAML (`pip install "
-            "'gradwatch[yaml]'`) or use TOML."
+            "PyYAML`) or use TOML."
         ) from None
     try:
         loaded = yaml.safe_load(text)

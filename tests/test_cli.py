@@ -131,7 +131,7 @@ def test_demo_says_how_to_install_its_data(monkeypatch):
     result = run("demo")
     assert result.exit_code == 1
     assert isinstance(result.exception, GradWatchError)
-    assert "gradwatch[demo]" in str(result.exception)
+    assert "pip install scikit-learn" in str(result.exception)
 
 
 def test_demo_is_called_with_its_words(monkeypatch):

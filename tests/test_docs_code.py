@@ -107,9 +107,9 @@ def test_a_command_of_a_page_is_understood(words, tmp_path, monkeypatch):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
         group = typer.main.get_command(app)
-        context = group.make_context("gradwatch", list(args[:1]))
-        name, command, _ = group.resolve_command(context, list(args))
-        with contextlib.suppress(typer.Exit):  # --help has done its work
+        with contextlib.suppress(typer.Exit):  # --help or --version has done its work
+            context = group.make_context("gradwatch", list(args[:1]))
+            name, command, _ = group.resolve_command(context, list(args))
             command.make_context(name, list(args[1:]), parent=context)
         return
     if words[0].startswith("python"):

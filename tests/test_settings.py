@@ -115,9 +115,9 @@ def test_empty_files_and_foreign_tables_are_the_defaults(tmp_path):
 
 
 def test_yaml_without_pyyaml_says_what_to_install(tmp_path, monkeypatch):
-    """The extra is named, and the way around it."""
+    """The package is named, and the way around it."""
     path = tmp_path / "a.yaml"
     path.write_text("every: 3")
     monkeypatch.setitem(sys.modules, "yaml", None)
-    with pytest.raises(SettingsError, match=r"pip install 'gradwatch\[yaml\]'.*TOML"):
+    with pytest.raises(SettingsError, match=r"pip install PyYAML.*TOML"):
         Settings.load(path)
