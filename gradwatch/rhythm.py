@@ -196,11 +196,12 @@ class Rhythm:
             The step.
         """
         self._burst = {other for other in self._burst if other > step}
+        self._last_probe = step
         if self._settings.every is not None:
             return self.first_common(step)
         looks = [other for other in self._settings.probe_steps if other > step]
         if not looks:
-            looks = [max(self._due(step + 1), step + self.probe_every)]
+            looks = [self._due(step + 1)]
         return min([*looks, *self._burst])
 
     def _due(self, step: int) -> int:

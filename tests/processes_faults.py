@@ -5,6 +5,7 @@ import signal
 import time
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -124,6 +125,47 @@ def die(rank, ranks):
     return {"error": ""}
 
 
+def fully_sharded(rank, ranks):
+    """The first FSDP, a wrapper with flat shards."""
+    from torch.distributed.fsdp import FullyShardedDataParallel
+
+    device = torch.device("cpu")
+    model = FullyShardedDataParallel(net(), use_orig_params=True, device_id=device)
+    return numbers(train(model, rank, ranks, watched={}, steps=24))
+
+
+def split(rank, ranks):
+    """Tensor parallel: two layers split over the ranks, which see the same batch."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor.parallel import (
+        ColwiseParallel,
+        RowwiseParallel,
+        parallelize_module,
+    )
+
+    mesh = init_device_mesh("cpu", (ranks,))
+    plan = {"2": ColwiseParallel(), "4": RowwiseParallel()}
+    model = parallelize_module(net(), mesh, plan)
+    return numbers(train(model, watched={}, steps=24))
+
+
+def hybrid(rank, ranks):
+    """Sharded over half of the ranks and replicated over the halves."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh("cpu", (2, ranks // 2), mesh_dim_names=("copies", "shards"))
+    model = fully_shard(net(), mesh=mesh)
+    return numbers(train(model, rank, ranks, watched={}, steps=24))
+
+
+def halves(rank, ranks):
+    """Two models, each of half of the ranks."""
+    groups = [dist.new_group(part) for part in ([0, 1], [2, 3])]
+    model = DistributedDataParallel(net(), process_group=groups[rank // 2])
+    return numbers(train(model, rank, ranks, watched={}, steps=24))
+
+
 def vanish(rank, ranks, since):
     """The last rank stays away from our probes from a step on, and trains on.
 
@@ -153,5 +195,9 @@ FAULTS = {
     "quiet": quiet,
     "never came": lambda r, w: vanish(r, w, 0),
     "stays away": lambda r, w: vanish(r, w, 9),
+    "fully sharded": fully_sharded,
+    "split": split,
+    "hybrid": hybrid,
+    "halves": halves,
     "die": die,
 }

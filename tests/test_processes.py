@@ -25,6 +25,7 @@ NAMES = (
     *("rank 0", "rank 1", "rank 0 sharded", "short", "late", "two models"),
     *("apart", "drifting", "leaving", "uneven", "poisoned", "quiet", "rhythm"),
     *("counted", "scaled", "recurrent", "never came", "stays away"),
+    *("fully sharded", "split"),
 )
 #: What a scenario wrote of each probe.
 KEYS = ("loss", "layers", "points", "shares", "parameters")
@@ -65,7 +66,7 @@ def two(tmp_path_factory):
 def four(tmp_path_factory):
     """Return what each of four ranks saw, by scenario."""
     folder = tmp_path_factory.mktemp("four")
-    done = launch(folder, 4, str(folder), "ddp", "sharded", "some")
+    done = launch(folder, 4, str(folder), "ddp", "sharded", "some", "hybrid", "halves")
     assert done.returncode == 0, done.stderr[-5000:]
     return partial(read, folder, ranks=4)
 
@@ -262,6 +263,24 @@ def test_a_sharded_recurrent_net_is_read_on_one_rank(two):
 def test_ranks_that_train_models_of_their_own_stay_alone(two):
     """Their gradients differ, so nothing is summed."""
     for rank, found in enumerate(two("apart")):
+        assert alone(found) == {(rank, 1)}
+
+
+@pytest.mark.parametrize("name", ["fully sharded", "split"])
+def test_other_ways_to_share_a_model_stay_a_rank_s_own(two, name):
+    """What a sum over their ranks would mean is not known."""
+    for rank, found in enumerate(two(name)):
+        assert found["failure"] is None
+        assert alone(found) == {(rank, 1)}
+        assert len(found["notes"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["hybrid", "halves"])
+def test_a_model_of_a_part_of_the_ranks_stays_a_rank_s_own(four, name):
+    """The ranks of the store are not those of the model."""
+    for rank, found in enumerate(four(name)):
+        assert found["failure"] is None
         assert alone(found) == {(rank, 1)}
 
 

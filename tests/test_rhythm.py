@@ -160,3 +160,63 @@ def test_one_interruption_does_not_stretch_the_pulses():
     for cost in (0.001, 0.001, 1.0, 0.001):
         rhythm.note_pulse(cost)
     assert rhythm.pulse_every == 2
+
+
+# -- several processes ----------------------------------------------------------------
+
+
+def test_a_step_that_was_agreed_on_is_the_only_one_probed():
+    """Whatever the rhythm alone would do; without the agreement it does that again."""
+    rhythm = Rhythm(Settings())
+    rhythm.agree(17)
+    assert [s for s in range(18) if rhythm.wants_probe(s)] == [17]
+    assert rhythm.rest(60) <= 0  # it is overdue
+    rhythm.agree(None)
+    assert [s for s in range(6) if rhythm.wants_probe(s)] == [0, 1, 2, 5]
+
+
+def test_a_rest_ends_at_the_agreed_step():
+    """Also where the rhythm alone would wake up earlier."""
+    rhythm = Rhythm(Settings(pulse=False))
+    probed(rhythm, 60)
+    rhythm.agree(173)
+    assert rhythm.rest(60) == 113
+
+
+def test_the_next_probe_is_the_one_the_rhythm_alone_would_take():
+    """Rank 0 tells it before the cost of the probe is known."""
+    rhythm, alone = Rhythm(Settings()), Rhythm(Settings())
+    step, steps = 0, []
+    while step < 401:
+        steps.append(step)
+        step = rhythm.next_probe(step)
+    assert steps == probed(alone, 401)
+
+
+def test_the_next_probe_follows_the_costs():
+    """A probe of 1 s in steps of 0.1 s: every 2,000 steps."""
+    rhythm = Rhythm(Settings())
+    rhythm.note_step(0.1)
+    for step in (0, 1, 2, 5, 10, 20, 50):
+        rhythm.note_probe(step, 1.0)
+    assert rhythm.next_probe(50) == 2050
+
+
+def test_a_burst_waits_for_the_next_common_probe():
+    """There the others learn of it."""
+    rhythm = Rhythm(Settings())
+    rhythm.agree(200)
+    rhythm.burst(100)
+    assert rhythm.next_probe(200) == 201
+    assert rhythm.next_probe(201) == 202
+    assert rhythm.next_probe(202) == 300
+
+
+def test_the_first_common_probe_depends_on_no_cost():
+    """So every process finds the same one."""
+    slow = Rhythm(Settings())
+    slow.note_step(1e-6)
+    slow.note_probe(0, 100.0)
+    for step, first in ((4, 5), (20, 50), (60, 100), (100, 200)):
+        assert slow.first_common(step) == Rhythm(Settings()).first_common(step) == first
+    assert Rhythm(Settings(every=7)).first_common(14) == 21
