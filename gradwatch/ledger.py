@@ -20,12 +20,14 @@ class Ledger:
         """Book a tensor; return its ticket, or None for None."""
         if tensor is None:
             return None
-        flat = tensor.reshape(-1)
-        if flat.requires_grad:
-            flat = flat.detach()
-        self._tensors.append(flat)
-        self._spans.append((self._size, self._size + flat.numel()))
-        self._size += flat.numel()
+        if tensor.requires_grad:
+            tensor = tensor.detach()
+        if tensor.dim():
+            tensor = tensor.reshape(-1)
+        self._tensors.append(tensor)
+        first = self._size
+        self._size = first + tensor.numel()
+        self._spans.append((first, self._size))
         return len(self._spans) - 1
 
     def transfer(self) -> Pending:
@@ -44,18 +46,21 @@ class Pending:
     @classmethod
     def start(cls, tensors: list[Tensor], spans: list[tuple[int, int]]) -> Pending:
         """Concatenate per device and copy, without waiting for an accelerator."""
-        groups: dict[torch.device, dict[torch.dtype, list[int]]] = {}
+        groups: dict[torch.device, dict[tuple[torch.dtype, bool], list[int]]] = {}
         for index, tensor in enumerate(tensors):
-            by_dtype = groups.setdefault(tensor.device, {})
-            by_dtype.setdefault(tensor.dtype, []).append(index)
+            by_kind = groups.setdefault(tensor.device, {})
+            by_kind.setdefault((tensor.dtype, tensor.dim() == 0), []).append(index)
         parts = []
-        for by_dtype in groups.values():
-            # One conversion a dtype, not one a number.
+        for by_kind in groups.values():
+            # One conversion a dtype, not one a number; single numbers, nearly all of
+            # them, are stacked without a view of each.
             wide = [
-                torch.cat([tensors[i] for i in indices]).to(torch.float64)
-                for indices in by_dtype.values()
+                torch.stack([tensors[i] for i in indices]).to(torch.float64)
+                if single
+                else torch.cat([tensors[i] for i in indices]).to(torch.float64)
+                for (_, single), indices in by_kind.items()
             ]
-            order = [i for indices in by_dtype.values() for i in indices]
+            order = [i for indices in by_kind.values() for i in indices]
             parts.append(_Part.copy(torch.cat(wide), [spans[i] for i in order]))
         return cls(spans, parts)
 

@@ -8,6 +8,7 @@ booked in one ledger; `probe_record.py` turns the numbers into a record.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
@@ -192,7 +193,7 @@ class Probe(ProbeBooks):
         value = rms(out)
         entry.rms = self.ledger.add(value)
         on_host = out.device.type == "cpu"
-        if not on_host or not bool(torch.isfinite(value)):
+        if not on_host or not math.isfinite(float(value)):
             for tensor in map(plain, tensors_in(args)):
                 if tensor is not None:
                     ticket = self.ledger.add(rms(tensor))
