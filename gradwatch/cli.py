@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import sys
 from collections.abc import Iterable
@@ -125,6 +126,37 @@ def compare(
         return
     width, colour = stream_format(sys.stdout)
     emit(comparison_text(comparison, width, colour=colour), sys.stdout)
+
+
+@app.command()
+def serve(
+    path: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a recorded run, also of one that goes on; or a folder of "
+            "runs, of which the newest is shown."
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; others need the token then.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")
+    ] = 8017,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            help="What must be in the address; drawn where others can reach it."
+        ),
+    ] = None,
+) -> None:
+    """Show the page of a run in the browser while training goes on. Ctrl-C ends it."""
+    from gradwatch.serve import PageServer
+
+    with PageServer(path, host, port, token) as server:
+        typer.echo(f"gradwatch: {server.url} (Ctrl-C ends it)", err=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
 
 
 def _as_html(path: Path) -> Path:

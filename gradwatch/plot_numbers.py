@@ -132,7 +132,7 @@ def gradient_grid(probes: Sequence[StepRecord], rows: Sequence[str]) -> Grid:
             name: math.hypot(*values) / math.sqrt(len(values))
             for name, values in calls.items()
         }
-        top = _top(probe.chains, [norms.get(name) for name in rows])
+        top = top_norm(probe.chains, [norms.get(name) for name in rows])
         columns.append([_decades(norms.get(name), top) for name in rows])
     return [list(row) for row in zip(*columns, strict=True)]
 
@@ -152,7 +152,9 @@ def update_grid(probes: Sequence[StepRecord], rows: Sequence[str]) -> Grid:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _top(chains: Sequence[ChainRecord], norms: Sequence[float | None]) -> float | None:
+def top_norm(
+    chains: Sequence[ChainRecord], norms: Sequence[float | None]
+) -> float | None:
     """Return what the gradients of one probe are compared with."""
     for chain in sorted(chains, key=lambda c: not c.main):
         points = chain.positive_points()

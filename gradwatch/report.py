@@ -190,8 +190,8 @@ class Report(ReportPart):
         """Write the report to a file; its ending chooses the form.
 
         Args:
-            path: A `.json` file, which `load` reads back, or a `.txt` file with the
-                text of the console.
+            path: A `.json` file, which `load` reads back, a `.html` file with pictures
+                that needs no network, or a `.txt` file with the text of the console.
 
         Returns:
             The path.
@@ -206,13 +206,13 @@ class Report(ReportPart):
         elif suffix == ".txt":
             text = str(self) + "\n"
         elif suffix in {".html", ".htm"}:
-            raise ReportError(
-                f"`path` (={str(file)!r}): the HTML page comes with the `html` extra, "
-                "which this version does not have yet; save a .json or .txt file."
-            )
+            from gradwatch.page import page
+
+            text = page(self)
         else:
             raise ReportError(
-                f"`path` (={str(file)!r}) must end in .json or .txt; got {suffix!r}."
+                f"`path` (={str(file)!r}) must end in .html, .json or .txt; got "
+                f"{suffix!r}."
             )
         try:
             file.write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from gradwatch.report import Report
 from gradwatch.session import Watch
 
 #: Forms of the report that are kept as files, where a logger keeps files.
-_FORMS = ("json", "txt")
+_FORMS = ("json", "txt", "html")
 
 
 class RunLogger(ABC):

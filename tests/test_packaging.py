@@ -79,9 +79,9 @@ ORDER = (
     ("run_facts", "report", "report_parts", "report_words", "report_build"),
     ("console_text", "console_layers", "console_trials", "console_recommendations"),
     ("console_report", "console_live", "console"),
-    ("plot_numbers", "plots"),
+    ("plot_numbers", "plots", "page_numbers", "page"),
     ("demo_nets", "console_cures", "console_demo"),
-    ("html", "runlog_format", "runlog_writing", "runlog_recording", "runlog"),
+    ("runlog_format", "runlog_writing", "runlog_recording", "runlog", "serve"),
     ("comparison_parts", "comparison_measures", "comparison", "console_comparison"),
     (
         "watch_options",

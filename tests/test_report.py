@@ -131,8 +131,7 @@ def test_saved_text_is_the_console_without_escapes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("a.html", "`html` extra"),
-        ("a.pdf", "end in .json"),
+        ("a.pdf", "end in .html, .json or .txt"),
         ("a", "got .."),
         ("b.JSN", "jsn"),
     ],
