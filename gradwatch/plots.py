@@ -48,6 +48,8 @@ _MARK = "\u25c0"
 _DPI = 110
 #: Ticks that a reader can tell apart on an axis of 7 inches.
 _MOST_TICKS = 24
+#: Powers of ten that fit into a float with room to spare.
+_MOST_POWERS = 300
 #: Decades beyond which a colour of the heat map does not change any more.
 _MOST_DECADES = 12.0
 
@@ -129,9 +131,9 @@ def depth_profile(report: Report) -> Figure:
     shown = [p for p in profiles if not p.past]
     longest = max(shown, key=lambda p: len(p.names))
     _mark_findings(axes, report, shown)
-    settings = _settings(report)
     axes.axhline(1.0, color="black", linewidth=0.6)
-    low, high = settings.vanishing_decades, settings.exploding_decades
+    low = _limit(report, "vanishing_decades")
+    high = _limit(report, "exploding_decades")
     _limit_line(axes, 10**-low, f"vanishing: {low:g} decades lost (GW101)")
     _limit_line(axes, 10**high, f"exploding: {high:g} decades gained (GW201)", "-.")
     _log_scale(axes, [10**-low, 10**high, *(v for p in profiles for v in p.values)])
@@ -195,7 +197,7 @@ def time_profile(report: Report) -> Figure:
     Raises:
         ReportError: If no recurrent layer was measured.
     """
-    profiles = [p for p in report.time_profiles if any(n > 0 for n in p.norms)]
+    profiles = [p for p in report.time_profiles if _peak(p) > 0.0]
     if not profiles:
         raise ReportError("No time profile: no recurrent layer was measured.")
     figure = _Picture(figsize=(7.0, 4.0), dpi=_DPI, layout="constrained")
@@ -203,8 +205,7 @@ def time_profile(report: Report) -> Figure:
     drawn: list[float] = []
     for profile, colour in zip(profiles, _LINES * len(profiles), strict=False):
         drawn += _draw_time(axes, profile, colour)
-    settings = _settings(report)
-    limit = settings.vanishing_time_decades
+    limit = _limit(report, "vanishing_time_decades")
     _limit_line(axes, 10**-limit, f"{limit:g} decades below the peak (GW102, GW202)")
     _log_scale(axes, [*drawn, 10**-limit])
     axes.set_xlabel("time step, in the order of the recurrence")
@@ -222,12 +223,16 @@ PICTURES: dict[str, Callable[[Report], Figure]] = {
 }
 
 
-def _settings(report: Report) -> Settings:
-    return Settings.coerce(dict(report.settings))
+def _limit(report: Report, name: str) -> float:
+    """Return a limit in use; a report may come from a file that anyone wrote."""
+    value = report.settings.get(name)
+    default = float(Settings.model_fields[name].default)
+    known = isinstance(value, int | float) and 0.0 < value <= _MOST_POWERS
+    return float(value) if known and value is not None else default
 
 
 def _title(report: Report) -> str:
-    name = report.run.name or report.run.model
+    name = _plain(report.run.name or report.run.model)
     step = report.layers_step
     when = f", step {step}" if step is not None and report.run.steps > 1 else ""
     return f"{name}{when}: {report.health.value}" if name else report.health.value
@@ -244,7 +249,7 @@ def _draw_profile(axes: Axes, profile: Profile, colour: str) -> None:
         marker=mark,
         markersize=4,
         color=colour,
-        label=profile.label,
+        label=_plain(profile.label),
         zorder=2 if profile.past else 3,
     )
 
@@ -271,7 +276,7 @@ def _mark_findings(axes: Axes, report: Report, profiles: Sequence[Profile]) -> N
                 facecolors="none",
                 edgecolors=_SICK,
                 linewidths=1.4,
-                label=f"{finding.code} {finding.name}",
+                label=_plain(f"{finding.code} {finding.name}"),
                 zorder=4,
             )
 
@@ -302,17 +307,19 @@ def _draw_grid(axes: Axes, grid: Grid, *, growth: bool) -> None:
 
 
 def _draw_time(axes: Axes, profile: TimeSummary, colour: str) -> list[float]:
-    peak = max(n for n in profile.norms if math.isfinite(n))
-    if peak <= 0:
-        return []
+    peak = _peak(profile)
     values = [n / peak if n > 0 else math.nan for n in profile.norms]
     direction = "" if profile.direction == "forward" else f" ({profile.direction})"
-    label = f"{profile.layer or 'the model'}{direction}"
+    label = _plain(f"{profile.layer or 'the model'}{direction}")
     if profile.horizon is not None:
         share = f"{100 * profile.horizon_share:g} %"
         label += f": {share} is left after {profile.horizon:.0f} steps"
     axes.plot(range(len(values)), values, color=colour, label=label, marker=".")
     return values
+
+
+def _peak(profile: TimeSummary) -> float:
+    return max((n for n in profile.norms if math.isfinite(n)), default=0.0)
 
 
 def _limit_line(axes: Axes, value: float, label: str, style: str = ":") -> None:
@@ -324,7 +331,8 @@ def _log_scale(axes: Axes, values: Iterable[float]) -> None:
     known = [math.log10(v) for v in values if math.isfinite(v) and v > 0]
     axes.set_yscale("log")
     if known:
-        low, high = math.floor(min(known) - 0.2), math.ceil(max(known) + 0.2)
+        low = max(math.floor(min(known) - 0.2), -_MOST_POWERS)
+        high = min(math.ceil(max(known) + 0.2), _MOST_POWERS)
         axes.set_ylim(10.0**low, 10.0**high)
     axes.grid(axis="y", color="#DDDDDD", linewidth=0.6)
 
@@ -348,9 +356,19 @@ def _name_ticks(
 
 
 def _short(name: str, most: int = 26) -> str:
-    # A dollar sign would start mathematics.
-    plain = name.replace("$", r"\$") or "(the model)"
-    return plain if len(plain) <= most else "\u2026" + plain[1 - most :]
+    shown = name if len(name) <= most else "\u2026" + name[1 - most :]
+    return _plain(shown) or "(the model)"
+
+
+def _plain(text: str) -> str:
+    """Return a text that matplotlib shows as it is.
+
+    A dollar sign would start mathematics, and labels that begin with an underscore are
+    left out of legends.
+    """
+    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
+    shown = shown.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def _legend(axes: Axes) -> None:

@@ -13,8 +13,11 @@ from torch import nn
 
 import gradwatch
 from gradwatch.errors import ReportError
+from gradwatch.records import LayerRecord, TimeProfile
 from gradwatch.report import Report
 from gradwatch.runlog import read_run
+from gradwatch.structure import Structure
+from gradwatch.testing import make_history, make_step
 from tests.sample_reports import healthy, make_report, recurrent, vanishing
 
 DECADES = 5.76
@@ -126,6 +129,37 @@ def test_an_unknown_picture_is_named_with_those_that_exist(sick):
     """The message holds the argument and the choices."""
     with pytest.raises(ReportError, match=r"`name` \(='spectrum'\).*'heat map'"):
         sick.plot("spectrum")
+
+
+def test_any_name_and_any_number_can_be_drawn():
+    """Dollars, underscores, control characters; NaN, infinities and extreme norms."""
+    norms = (0.0, 1e-300, math.nan, math.inf, 1e300)
+    profiles = [
+        TimeProfile(layer, "forward", norms, "replay")
+        for layer in ("_rnn", "$\\frac$", "a\nb\x1b[31m")
+    ]
+    probe = make_step(
+        0,
+        layers=[
+            LayerRecord(f"${name}$", 0, i, grad_norm=norm)
+            for i, (name, norm) in enumerate(zip("abcde", norms, strict=True))
+        ],
+        time_profiles=(*profiles, TimeProfile("nan", "forward", (math.nan,) * 5, "x")),
+    )
+    report = make_report(history=make_history(probe), structure=Structure())
+    figures = report.plot()
+    assert set(figures) == {"depth profile", "heat map", "time profile"}
+    for figure in figures.values():
+        assert figure._repr_png_().startswith(b"\x89PNG")
+    legend = figures["time profile"].axes[0].get_legend()
+    assert len(legend.get_texts()) == len(profiles) + 1
+
+
+def test_limits_of_a_strange_file_are_the_usual_ones(sick):
+    """A setting that no settings object would accept does not stop the drawing."""
+    strange = sick.model_copy(update={"settings": {"vanishing_decades": "x", "q": 1}})
+    (axes,) = strange.plot("depth profile").axes
+    assert any("2 decades lost" in label for label in lines(axes))
 
 
 def test_a_report_from_json_says_where_its_series_is(sick):

@@ -56,6 +56,9 @@ def before(model: nn.Module, batch: torch.Tensor) -> gradwatch.Report | None:
 def saved(report: gradwatch.Report, path: Path) -> gradwatch.Report | None:
     """A report is saved and read back."""
     report.save(path)
+    for picture in report.plot().values():
+        picture.savefig(path)
+    report.plot("heat map").savefig(path)
     try:
         return gradwatch.Report.load(path)
     except gradwatch.ReportError:
