@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 
@@ -37,7 +38,7 @@ class Recipe:
     weight_decay: float | None = None
     loss_factor: float = 1.0
     gradient_factors: Mapping[str, float] = field(
-        default_factory=lambda: MappingProxyType({})
+        default_factory=partial(MappingProxyType, {})
     )
     gradient_steps: int = 0
     pretrain_steps: int = 0

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from types import MappingProxyType
 
 from gradwatch.anatomy import ActivationSite
 
 #: Value of an option of a recommendation: plain, so that it can be saved and printed.
 Option = str | float | int | bool
-_NONE: Mapping[str, Option] = MappingProxyType({})
 
 
 class Risk(str, Enum):
@@ -182,7 +182,7 @@ class Recommendation:
     code: str
     risk: Risk
     sites: tuple[ActivationSite, ...] = ()
-    options: Mapping[str, Option] = field(default_factory=lambda: _NONE)
+    options: Mapping[str, Option] = field(default_factory=partial(MappingProxyType, {}))
     caution: str = ""
     source: str = ""
     record: str = ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from typing import Annotated, Any
 
@@ -265,7 +266,7 @@ class RunFacts(ReportPart):
 
     gradwatch: str = __version__
     python: str = Field(default_factory=platform.python_version)
-    torch: str = Field(default_factory=lambda: metadata.version("torch"))
+    torch: str = Field(default_factory=partial(metadata.version, "torch"))
     name: str = ""
     model: str = ""
     num_parameters: int = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from types import MappingProxyType
 
 
@@ -103,8 +104,9 @@ class Structure:
         batch_size: Batch size of the root's input, if one was recognised.
     """
 
+    # No function of ours: pydantic's serializer calls it, and swallows a Ctrl-C there.
     layers: Mapping[str, LayerInfo] = field(
-        default_factory=lambda: MappingProxyType({})
+        default_factory=partial(MappingProxyType, {})
     )
     spans: tuple[ResidualSpan, ...] = ()
     known: bool = False
