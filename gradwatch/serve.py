@@ -7,10 +7,12 @@ writes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import ipaddress
 import secrets
+import socket
 import threading
 from collections.abc import Iterable
 from datetime import datetime, timezone
@@ -52,13 +54,16 @@ class PageServer(ThreadingHTTPServer):
         self.token = token or (None if self.local else secrets.token_urlsafe(16))
         self._lock = threading.Lock()
         self._known: tuple[tuple[object, ...], bytes, str] | None = None
+        if ":" in host:
+            self.address_family = socket.AF_INET6
         self.data()  # a folder that is no run is refused before anybody looks
         try:
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise ReportError(
                 f"`host` (={host!r}) and `port` (={port}) cannot be listened on: "
-                f"{error.strerror or error}; choose another port, or 0 for a free one."
+                f"{error.strerror or error}; choose another port, or 0 for a free one, or "
+                "an address of this machine."
             ) from None
 
     @property
@@ -97,9 +102,13 @@ class PageServer(ThreadingHTTPServer):
             With a token, whether one of them is it; else whether `Host` is local.
         """
         if self.token is not None:
-            return any(hmac.compare_digest(one, self.token) for one in tokens)
+            known = self.token.encode()  # as strings they would have to be ASCII
+            return any(
+                hmac.compare_digest(one.encode("utf-8", "replace"), known)
+                for one in tokens
+            )
         name = host.rsplit(":", 1)[0] if not host.endswith("]") else host
-        return name in _LOCAL
+        return name.lower() in _LOCAL
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -163,8 +172,13 @@ def is_local(host: str) -> bool:
 def _state(folder: Path) -> tuple[object, ...]:
     """Return what changes when a record grows."""
     files = sorted(folder.rglob("*")) if folder.is_dir() else [folder]
-    stats = ((file, file.stat()) for file in files if file.is_file())
-    return tuple((str(file), s.st_size, s.st_mtime_ns) for file, s in stats)
+    state = []
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # replaced at this moment
+            if file.is_file():
+                stat = file.stat()
+                state.append((str(file), stat.st_size, stat.st_mtime_ns))
+    return tuple(state)
 
 
 def _newest(state: tuple[object, ...]) -> str:

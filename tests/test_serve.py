@@ -1,9 +1,11 @@
 """The live page: on this machine only, read only, and as new as the record."""
 
+import http.client
 import json
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -80,7 +82,7 @@ def test_another_site_s_name_for_this_machine_is_refused(server):
     """A page that rebinds its name to 127.0.0.1 sends its own name as `Host`."""
     assert get(server, "data", Host="evil.example")[0] == 403
     assert get(server, "data", Host="localhost.evil.example:80")[0] == 403
-    assert get(server, "data", Host="localhost:80")[0] == 200
+    assert get(server, "data", Host="LocalHost:80")[0] == 200
 
 
 @pytest.mark.parametrize("path", ["etc/passwd", "../run.jsonl", "%2e%2e/x", "data/x"])
@@ -118,6 +120,36 @@ def test_others_need_the_token(run):
         server.server_close()
 
 
+def test_a_token_may_have_any_letter(run):
+    """And a wrong one with such letters is refused, not met with silence."""
+    server = serving(run, token="caf\u00e9")
+    try:
+        for token, status in (("caf%C3%A9", 200), ("%C3%A9", 403), ("guess", 403)):
+            wire = http.client.HTTPConnection(*server.server_address, timeout=10)
+            wire.request("GET", f"/data?token={token}")
+            assert wire.getresponse().status == status
+            wire.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_a_file_that_goes_away_while_it_is_looked_at(run, server, monkeypatch):
+    """The state of a record is that of the files that are still there."""
+    gone = run.recorder.folder / "gone.jsonl"
+    gone.write_text("")
+    stat = Path.stat
+
+    def vanishing(self, **options):
+        found = stat(self, **options)
+        if self == gone:
+            gone.unlink()
+        return found
+
+    monkeypatch.setattr(Path, "stat", vanishing)
+    assert get(server, "data")[0] == 200
+
+
 @pytest.mark.parametrize(
     ("host", "local"),
     [
@@ -145,3 +177,18 @@ def test_a_port_in_use_is_named(run, server):
     port = server.server_address[1]
     with pytest.raises(ReportError, match=rf"`port` \(={port}\).*0 for a free one"):
         PageServer(run.recorder.folder, "127.0.0.1", port)
+
+
+def test_the_other_loopback_address_serves_too(run):
+    """IPv6, with its brackets in the address."""
+    try:
+        server = serving(run, host="::1")
+    except ReportError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    try:
+        assert server.url.startswith("http://[::1]:")
+        assert server.token is None
+        assert get(server)[0] == 200
+    finally:
+        server.shutdown()
+        server.server_close()
