@@ -62,8 +62,8 @@ class PageServer(ThreadingHTTPServer):
         except OSError as error:
             raise ReportError(
                 f"`host` (={host!r}) and `port` (={port}) cannot be listened on: "
-                f"{error.strerror or error}; choose another port, or 0 for a free one, or "
-                "an address of this machine."
+                f"{error.strerror or error}; choose another port, or 0 for a free one, "
+                "and an address of this machine."
             ) from None
 
     @property
