@@ -122,9 +122,9 @@ def test_others_need_the_token(run):
 
 def test_a_token_may_have_any_letter(run):
     """And a wrong one with such letters is refused, not met with silence."""
-    server = serving(run, token="caf\u00e9")
+    server = serving(run, token="d\u00e9j\u00e0")
     try:
-        for token, status in (("caf%C3%A9", 200), ("%C3%A9", 403), ("guess", 403)):
+        for token, status in (("d%C3%A9j%C3%A0", 200), ("%C3%A9", 403), ("guess", 403)):
             wire = http.client.HTTPConnection(*server.server_address, timeout=10)
             wire.request("GET", f"/data?token={token}")
             assert wire.getresponse().status == status
