@@ -169,6 +169,11 @@ class Report(ReportPart):
             raise ReportError(_not_json(text, source, error)) from None
         except (ValueError, RecursionError) as error:
             raise ReportError(f"{source} is not a report: {error}.") from None
+        if _has_half_characters(text, fields):
+            raise ReportError(
+                f"{source} is not a report of gradwatch: it holds half a character "
+                "(a lone surrogate), which no report can write."
+            )
         if not isinstance(fields, dict) or fields.get("format") != _FORMAT:
             raise ReportError(
                 f"{source} is JSON, but not a report of gradwatch: it does not say "
@@ -298,6 +303,17 @@ class Report(ReportPart):
             from gradwatch.console import report_html
 
         return report_html(self)
+
+
+def _has_half_characters(text: str, fields: Any) -> bool:
+    """Whether a text holds lone surrogates: JSON may, but UTF-8 cannot."""
+    try:
+        text.encode()
+        if "\\ud" in text.lower():  # an escape that may be one
+            json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _not_json(text: str, source: str, error: json.JSONDecodeError) -> str:

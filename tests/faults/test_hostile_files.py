@@ -92,6 +92,16 @@ def test_a_changed_report_is_refused_or_shown(data, name):
         assert report.to_json()
 
 
+def test_half_a_character_in_a_report_is_refused():
+    """JSON can hold a lone surrogate, a file in UTF-8 cannot; a pair is a character."""
+    fields = json.loads(sample("vanishing"))
+    fields["sentence"] = "\ud800"
+    with pytest.raises(ReportError, match="half a character"):
+        Report.from_json(json.dumps(fields))
+    fields["sentence"] = "\U0001f600"
+    assert Report.from_json(json.dumps(fields)).sentence == "\U0001f600"
+
+
 def sample(name, _kept={}):  # noqa: B006 - composed once
     """Return the JSON of a sample."""
     if name not in _kept:
@@ -229,7 +239,7 @@ def test_no_module_of_ours_unpickles_or_evaluates():
     """Only `gradwatch run`, which is asked to run a script, calls exec."""
     forbidden = {"pickle", "marshal", "shelve", "dill", "cloudpickle"}
     callers = []
-    for file in sorted((ROOT / "gradwatch").rglob("*.py")):
+    for file in sorted(Path(gradwatch.__file__).parent.rglob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 assert not forbidden & {alias.name for alias in node.names}, file
