@@ -16,7 +16,12 @@ from statistics import median
 from typing import Any
 
 from gradwatch.history import Series
-from gradwatch.plot_numbers import rows_of, top_norm
+from gradwatch.plot_numbers import (
+    norms_by_layer,
+    rows_of,
+    top_norm,
+    updates_by_layer,
+)
 from gradwatch.records import ChainRecord, PulseRecord, StepRecord
 from gradwatch.settings import Settings
 
@@ -103,7 +108,8 @@ def _column(probe: StepRecord) -> dict[str, dict[str, int]]:
     """Return the cells of one probe, by quantity and layer."""
     return {
         "gradient": _gradients(probe),
-        **_parameters(probe),
+        "update": {n: decades(ratio) for n, ratio in updates_by_layer(probe).items()},
+        "weight": _weights(probe),
         "dead": _worst(
             (a.layer, a.dead_units / a.num_units)
             for a in probe.activations
@@ -118,41 +124,21 @@ def _column(probe: StepRecord) -> dict[str, dict[str, int]]:
 
 
 def _gradients(probe: StepRecord) -> dict[str, int]:
-    calls: dict[str, list[float]] = {}
-    broken = {r.layer for r in probe.layers if r.grad_finite is False}
-    for record in probe.layers:
-        if record.grad_norm is not None:
-            calls.setdefault(record.layer, []).append(record.grad_norm)
-    norms = {
-        name: values[0]
-        if len(values) == 1
-        else math.hypot(*values) / math.sqrt(len(values))
-        for name, values in calls.items()
-    }
+    norms = norms_by_layer(probe)
     top = top_norm(probe.chains, list(norms.values()))
     cells = {name: decades(norm, top) for name, norm in norms.items()}
+    broken = {r.layer for r in probe.layers if r.grad_finite is False}
     return {**cells, **dict.fromkeys(broken, NOT_FINITE)}
 
 
-def _parameters(probe: StepRecord) -> dict[str, dict[str, int]]:
-    """Return update ratio of the largest parameter and the norm of all, by layer."""
-    largest: dict[str, tuple[bool, int, float]] = {}
+def _weights(probe: StepRecord) -> dict[str, int]:
+    """Return the norm of all parameters of each layer."""
     squares: dict[str, float] = {}
     for record in probe.parameters:
-        layer = record.layer
-        if record.update_ratio is not None:
-            key = (record.ndim >= 2, record.numel, record.update_ratio)
-            largest[layer] = max(largest.get(layer, key), key)
         if record.weight_rms is not None:
             square = record.weight_rms * record.weight_rms * record.numel
-            squares[layer] = squares.get(layer, 0.0) + square
-    return {
-        "update": {layer: decades(key[2]) for layer, key in largest.items()},
-        "weight": {
-            layer: decades(math.sqrt(square) if square >= 0 else math.nan)
-            for layer, square in squares.items()
-        },
-    }
+            squares[record.layer] = squares.get(record.layer, 0.0) + square
+    return {layer: decades(math.sqrt(square)) for layer, square in squares.items()}
 
 
 def _worst(shares: Iterable[tuple[str, float]]) -> dict[str, int]:

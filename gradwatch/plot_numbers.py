@@ -120,18 +120,33 @@ def rows_of(probes: Iterable[StepRecord]) -> list[str]:
     return sorted(named, key=places.__getitem__)
 
 
+def norms_by_layer(probe: StepRecord) -> dict[str, float]:
+    """Return each layer's gradient norm, the root mean square over its calls."""
+    calls: dict[str, list[float]] = {}
+    for record in probe.layers:
+        if record.grad_norm is not None:
+            calls.setdefault(record.layer, []).append(record.grad_norm)
+    return {
+        name: math.hypot(*values) / math.sqrt(len(values))
+        for name, values in calls.items()
+    }
+
+
+def updates_by_layer(probe: StepRecord) -> dict[str, float]:
+    """Return the update ratio of each layer's largest parameter."""
+    largest: dict[str, tuple[bool, int, float]] = {}
+    for record in probe.parameters:
+        if record.update_ratio is not None:
+            key = (record.ndim >= 2, record.numel, record.update_ratio)
+            largest[record.layer] = max(largest.get(record.layer, key), key)
+    return {name: ratio for name, (_, _, ratio) in largest.items()}
+
+
 def gradient_grid(probes: Sequence[StepRecord], rows: Sequence[str]) -> Grid:
     """Return log10 of each layer's gradient norm over that at the top of the trunk."""
     columns = []
     for probe in probes:
-        calls: dict[str, list[float]] = {}
-        for record in probe.layers:
-            if record.grad_norm is not None:
-                calls.setdefault(record.layer, []).append(record.grad_norm)
-        norms = {
-            name: math.hypot(*values) / math.sqrt(len(values))
-            for name, values in calls.items()
-        }
+        norms = norms_by_layer(probe)
         top = top_norm(probe.chains, [norms.get(name) for name in rows])
         columns.append([_decades(norms.get(name), top) for name in rows])
     return [list(row) for row in zip(*columns, strict=True)]
@@ -141,14 +156,8 @@ def update_grid(probes: Sequence[StepRecord], rows: Sequence[str]) -> Grid:
     """Return log10 of the update ratio of each layer's largest parameter."""
     columns = []
     for probe in probes:
-        largest: dict[str, tuple[bool, int, float]] = {}
-        for record in probe.parameters:
-            if record.update_ratio is not None:
-                key = (record.ndim >= 2, record.numel, record.update_ratio)
-                largest[record.layer] = max(largest.get(record.layer, key), key)
-        columns.append(
-            [_decades(largest[n][2], 1.0) if n in largest else math.nan for n in rows]
-        )
+        ratios = updates_by_layer(probe)
+        columns.append([_decades(ratios.get(name), 1.0) for name in rows])
     return [list(row) for row in zip(*columns, strict=True)]
 
 
