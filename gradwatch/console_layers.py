@@ -30,7 +30,7 @@ from gradwatch.findings import Health
 from gradwatch.records import Coverage
 from gradwatch.report import ChainSummary, LayerSummary, Report, TimeSummary
 from gradwatch.report_words import count
-from gradwatch.rules.wording import named
+from gradwatch.rules.wording import ROOT_NAME, named
 from gradwatch.settings import Settings
 
 HEALTH_STYLES = {
@@ -128,7 +128,7 @@ def layer_table(report: Report, width: int) -> Iterator[RenderableType]:
     # Cells of all columns but the name, one space between two.
     taken = 4 + bar_width + 1 + 6 + 8 + (5 if dead else 0) + (5 if flat else 0) + 12
     taken += (14 if wide else 0) + (8 if wide else 0)
-    longest = max(len(inert(row.name)) for row in shown)
+    longest = max(len(inert(row.name or ROOT_NAME)) for row in shown)
     name_width = max(8, min(longest, width - taken))
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("#", justify="right", style="dim", width=3, no_wrap=True)
@@ -149,7 +149,7 @@ def layer_table(report: Report, width: int) -> Iterator[RenderableType]:
         style = health_style(row.health)
         cells: list[Text] = [
             Text(str(places[row.name] + 1)),
-            Text(shorten(row.name, name_width)),
+            Text(shorten(row.name or ROOT_NAME, name_width)),
         ]
         if wide:
             cells.append(Text(inert(row.kind)))
@@ -185,8 +185,9 @@ class _Scale:
             for row in rows
             if row.grad_norm is not None and 0 < row.grad_norm < math.inf
         ]
-        self.high, self.layer = max(usable, default=(0.0, ""))
-        low = min(usable, default=(0.0, ""))[0]
+        self.layer: str | None
+        self.high, self.layer = max(usable, default=(0.0, None))
+        low = min((value for value, _ in usable), default=0.0)
         self.span = max(_MIN_SPAN, math.ceil(self.high - low + 0.5))
 
     def bar(self, row: LayerSummary, width: int) -> str:
@@ -216,7 +217,7 @@ def _legend(
             f"{len(shown)} of {count(len(rows), 'layer')} shown: the ends, sick layers "
             f"and an even sample; left out: {listed}."
         )
-    if scale.layer:
+    if scale.layer is not None:
         parts.append(
             f"gradient: its norm at the layer's output, log scale; full bar = "
             f"{compact(10**scale.high)} ({shorten(named(scale.layer), 24)}), empty = "
@@ -268,12 +269,13 @@ def _trunk(chain: ChainSummary, report: Report, width: int) -> str:
     low = _limit(report, "vanishing_decades")
     high = _limit(report, "exploding_decades")
     room = max(12, (width - 22) // 2)
+    first, last = chain.points[0].label, chain.points[-1].label
     known = "" if chain.structure_known else "; structure unknown, module order instead"
     return (
         f"D = {decades(chain.decades)} decades over {count(points, 'point')} (limits "
         f"+{low:g} and -{high:g}){known}\n"
-        f"{shorten(chain.points[0].label, room)} {sparkline(norms, 20)} "
-        f"{shorten(chain.points[-1].label, room)}"
+        f"{shorten(first or ROOT_NAME, room)} {sparkline(norms, 20)} "
+        f"{shorten(last or ROOT_NAME, room)}"
     )
 
 

@@ -33,6 +33,7 @@ from gradwatch.plot_numbers import (
     update_grid,
 )
 from gradwatch.report import Report, TimeSummary
+from gradwatch.rules.wording import ROOT_NAME
 from gradwatch.settings import Settings
 
 _BLUE, _VERMILLION, _GREY, _ORANGE, _GREEN = (
@@ -171,7 +172,7 @@ def heat_map(report: Report) -> Figure:
     _draw_grid(left, gradient_grid(probes, rows), growth=True)
     _draw_grid(right, update_grid(probes, rows), growth=False)
     left.set_ylabel("layer, the input on top")
-    labels = [f"{name} {_MARK}" if name in sick else name for name in rows]
+    labels = [f"{name or ROOT_NAME} {_MARK}" if name in sick else name for name in rows]
     _name_ticks(left.yaxis, labels, most=round(height * 4.5))
     for label in left.get_yticklabels():
         if label.get_text().endswith(_MARK):
@@ -357,7 +358,7 @@ def _name_ticks(
 
 def _short(name: str, most: int = 26) -> str:
     shown = name if len(name) <= most else "\u2026" + name[1 - most :]
-    return _plain(shown) or "(the model)"
+    return _plain(shown) or ROOT_NAME
 
 
 def _plain(text: str) -> str:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from gradwatch.findings import Finding, Health
 from gradwatch.recommendations import Recommendation, Verdict
 from gradwatch.report import Report
-from gradwatch.rules.wording import named
+from gradwatch.rules.wording import ROOT_NAME, named
 from gradwatch.settings import Settings
 from gradwatch.verdicts import place_after_trial
 
@@ -201,12 +201,14 @@ def name_layers(layers: Sequence[str], order: Mapping[str, int] | None = None) -
     Returns:
         The list; empty without any layer.
     """
-    names = list(dict.fromkeys(layers))
+    keys = list(dict.fromkeys(layers))
+    names = [key or ROOT_NAME for key in keys]
     if len(names) <= _SPELLED_OUT:
         return ", ".join(names)
-    ordered = _range(names, order or {})
+    ordered = _range(keys, order or {})
     if ordered:
-        return f"{ordered[0]} … {ordered[-1]} ({len(names)} layers)"
+        ends = ordered[0] or ROOT_NAME, ordered[-1] or ROOT_NAME
+        return f"{ends[0]} … {ends[1]} ({len(names)} layers)"
     return f"{', '.join(names[:_SPELLED_OUT])} and {len(names) - _SPELLED_OUT} more"
 
 

@@ -226,6 +226,28 @@ def test_alert_names_a_layer_once_and_the_model_where_it_has_a_name():
     assert "  layer 22: 22% of" in render_alert(bare)
 
 
+def test_a_root_that_owns_a_parameter_is_named_wherever_layers_are():
+    """In the alert, the card, the table and at the ends of a sparkline."""
+    report = plain_network(4, name="{}", findings=(make_finding(layers=("0", "")),))
+    chain = report.chains[0]
+    top = chain.points[-1].model_copy(update={"label": "", "layer": ""})
+    rows = [
+        row.model_copy(update={"name": row.name.strip("2")}) for row in report.layers
+    ]
+    report = report.model_copy(
+        update={
+            "layers": rows,
+            "chains": (chain.model_copy(update={"points": (*chain.points[:-1], top)}),),
+        }
+    )
+    lines = report_text(report).splitlines()
+    assert any(re.match(r" +layers +0, \(model\)$", line) for line in lines)
+    assert any(re.match(r" +3 \(model\) +█", line) for line in lines)
+    assert any(re.match(r" +layers.0 .+ \(model\)$", line) for line in lines)
+    alert = render_alert(make_finding(layers=("h", "")))
+    assert alert.splitlines()[1].startswith("  h, (model): ")
+
+
 def test_the_name_of_the_model_is_in_the_header_and_inert():
     """Only one that the user gave."""
     run = RunFacts(name=HOSTILE, model="Net")

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 #: Names that a Sequential gives: `3`, `0.2`, and `3 (sum)` for a join.
 _NUMERIC = re.compile(r"\d+(\.\d+)*( \(.*\))?")
+#: What stands for the name of the root module, which is empty.
+ROOT_NAME = "(model)"
 
 
 def joined(parts: Sequence[str]) -> str:
@@ -43,8 +45,15 @@ def some(layers: Sequence[str], most: int = 3) -> str:
 
 
 def named(layer: str) -> str:
-    """Return a layer's name, such that a bare number of a Sequential reads as one."""
-    return f"layer {layer}" if _NUMERIC.fullmatch(layer) else layer
+    """Return a layer's name, such that a bare number of a Sequential reads as one.
+
+    Args:
+        layer: Name of a layer or a point; that of the root module is empty.
+
+    Returns:
+        Such as `fc1`, `layer 3`, or `(model)` for the root.
+    """
+    return f"layer {layer}" if _NUMERIC.fullmatch(layer) else layer or ROOT_NAME
 
 
 def plural(count: int, noun: str) -> str:

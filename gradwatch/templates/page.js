@@ -117,7 +117,12 @@ function findingCard(finding, place) {
   return card;
 }
 
-function names(layers) {
+// The root module's name is empty.
+function layerName(name) {
+  return name || "(model)";
+}
+function names(raw) {
+  const layers = raw.map(layerName);
   if (layers.length <= 6) return layers.join(", ");
   return `${layers.slice(0, 3).join(", ")} … ${layers.slice(-2).join(", ")} (${layers.length})`;
 }
@@ -167,7 +172,7 @@ function showLayers() {
   const marked = markedLayers();
   const heads = ["layer", "kind", "gradient", "vs top (decades)", "update", "dead", "saturated", "health"];
   const body = report.layers.filter((one) => one.order !== null || one.num_parameters).map((one) => {
-    const cells = [one.name || "(model)", one.kind, number(one.grad_norm), signed(one.grad_ratio), number(one.update_ratio),
+    const cells = [layerName(one.name), one.kind, number(one.grad_norm), signed(one.grad_ratio), number(one.update_ratio),
       percent(one.dead_share), percent(one.saturated_share), one.coverage === "observed" ? one.health : `${one.coverage.replace("-", " ")}${one.reason ? `: ${one.reason}` : ""}`];
     return make("tr", null, marked.has(one.name) ? { class: "marked" } : {}, cells.map((text) => make("td", text)));
   });

@@ -128,7 +128,7 @@ function drawHeat() {
   const marked = markedLayers();
   const isMarked = (place) => rows.slice(place * down, (place + 1) * down).some((row) => marked.has(series.layers[row]));
   const labels = [];
-  for (let place = 0; place * down < rows.length; place += 1) labels.push((isMarked(place) ? "▶ " : "") + middle(series.layers[rows[place * down]], narrow() ? 14 : 24));
+  for (let place = 0; place * down < rows.length; place += 1) labels.push((isMarked(place) ? "▶ " : "") + middle(layerName(series.layers[rows[place * down]]), narrow() ? 14 : 24));
   const steps = series.steps.filter((_, column) => column % across === 0);
   const kind = QUANTITIES[state.quantity];
   const colours = pieces(state.quantity);
@@ -140,7 +140,7 @@ function drawHeat() {
     yAxis: axis({ type: "category", data: labels, inverse: true, splitLine: { show: false },
       axisLabel: { color: (text) => (text.startsWith("▶") ? css("--critical") : css("--quiet")), fontWeight: "normal", hideOverlap: true } }),
     visualMap: { type: "piecewise", pieces: colours, dimension: 2, show: false },
-    tooltip: tooltip((item) => tip([series.layers[item.value[3]], `step ${series.steps[item.value[4]]}`, inWords(item.value[2], state.quantity)])),
+    tooltip: tooltip((item) => tip([layerName(series.layers[item.value[3]]), `step ${series.steps[item.value[4]]}`, inWords(item.value[2], state.quantity)])),
     series: [{ type: "heatmap", data: lit, progressive: false, itemStyle: { borderWidth: 0 }, emphasis: { itemStyle: { borderColor: css("--text"), borderWidth: 1 } } }],
   }, `${kind.name} of ${rows.length} layers at ${width} probes, ${kind.unit}. The table of layers has the newest numbers.`);
   const notes = [`${kind.name}: ${kind.unit}; input side on top. No colour: not measured.`];

@@ -52,6 +52,12 @@ def test_names_that_are_numbers_read_as_layers():
     ]
 
 
+def test_the_root_module_has_a_name_too():
+    """PyTorch calls it by the empty string, which no sentence can hold."""
+    assert named("") == "(model)"
+    assert some(["", "fc"]) == "(model) and fc"
+
+
 def test_lists_read_as_in_a_sentence():
     """Commas, and one `and`."""
     assert [joined(list("abc")[:n]) for n in range(4)] == [
