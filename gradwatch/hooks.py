@@ -8,6 +8,7 @@ to an `Events` object; nothing is decided here.
 from __future__ import annotations
 
 import contextlib
+import gc
 import threading
 import time
 import traceback
@@ -349,14 +350,19 @@ class HookManager:
             return None
         outermost = False
         grad_enabled = torch.is_grad_enabled()
+        collects = gc.isenabled()
         try:
             try:
+                if collects:  # a probe's many objects would have all the heap searched
+                    gc.disable()
                 outermost = self._stopwatch.start()
                 # A context manager costs ten times as much.
                 torch._C._set_grad_enabled(False)
                 return function(*args)
             finally:
                 torch._C._set_grad_enabled(grad_enabled)
+                if collects:
+                    gc.enable()
                 if outermost:
                     self._stopwatch.stop()
         except Exception:

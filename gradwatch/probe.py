@@ -67,7 +67,6 @@ class Probe(ProbeBooks):
         self.backwards = 0
         self.no_grad_layers: dict[str, None] = {}
         self.float16 = False
-        self._reader = GraphReader(self)
         self._stack: list[tuple[int, LayerEntry | None]] = []
         self._calls: dict[int, int] = {}
         self._unread: deque[int] = deque()
@@ -318,7 +317,8 @@ class Probe(ProbeBooks):
         self.backwards += 1
         roots = [t.grad_fn for _, t in pending if t.grad_fn is not None]
         containers, self._containers = self._containers, []
-        self._reader.read(roots, [(name, node) for _, name, node in containers])
+        named = [(name, node) for _, name, node in containers]
+        GraphReader(self).read(roots, named)  # kept, it would be a reference cycle
 
     def structure_or(self, known: Structure) -> Structure:
         """Return what this probe saw, what is known, or execution order alone."""

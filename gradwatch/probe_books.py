@@ -59,6 +59,8 @@ class ProbeBooks:
         self.activations: list[ActivationEntry] = []
         self.chains: list[ChainEntry] = []
         self.loop_layers: set[str] = set()
+        #: Layers that no hook sees: another module hands their weight to a function.
+        self.functional_layers: set[str] = set()
         self.structure: Structure | None = None
         self.opaque = ""
         self.batch_size: int | None = None

@@ -26,7 +26,7 @@ from gradwatch.trunk import Chain, plan_chains
 
 
 class GraphReader:
-    """Reads the graph of each backward pass of a probe into its books.
+    """Reads the graph of one backward pass of a probe into its books.
 
     Args:
         books: What the probe has booked in the forward pass.
@@ -34,7 +34,6 @@ class GraphReader:
 
     def __init__(self, books: ProbeBooks) -> None:
         self._books = books
-        self._functional: set[str] = set()
 
     def read(
         self, roots: Sequence[Node], containers: Sequence[tuple[str, Node]]
@@ -64,7 +63,9 @@ class GraphReader:
 
     def _reading(self, graph: Graph, calls: dict[Call, LayerEntry]) -> GraphReading:
         """Return what is known of such a graph, or study it."""
-        if self._functional:  # the place of such a layer is found anew each time
+        if (
+            self._books.functional_layers
+        ):  # the place of such a layer is found anew each time
             return self._study(graph, calls)
         books = self._books
         groups = [entry.group - books.group for entry in calls.values()]
@@ -162,7 +163,8 @@ class GraphReader:
         torchvision, BEiT); the node that multiplies by the weight is its output. The
         forward values are not known, only the gradient.
         """
-        called = {entry.facts.name for entry in self._books.layers} - self._functional
+        called = {entry.facts.name for entry in self._books.layers}
+        called -= self._books.functional_layers
         silent = {
             id(parameter): facts
             for facts in self._books.facts.values()
@@ -208,7 +210,7 @@ class GraphReader:
         entry.inputs = tuple(graph.nodes[child] for child in graph.children[index])
         entry.width = shape[facts.unit_dim] if len(shape) > 1 else None
         self._hook_node(node, entry.grads.setdefault(0, []))
-        self._functional.add(facts.name)
+        self._books.functional_layers.add(facts.name)
         self._books.layers.insert(at, entry)
         call = Call(
             layer=facts.name,

@@ -133,6 +133,44 @@ def test_no_graph_outlives_its_step():
             gc.enable()
 
 
+def test_a_probe_leaves_nothing_to_the_collector():
+    """Its entries, closures and tensors go with the last reference to them."""
+    model = net()
+    with gradwatch.watch(model, every=1, console=None):
+        train(model, 3)
+        gc.collect()
+        gc.disable()
+        try:
+            train(model, 3)
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_rests_inside_ours_and_is_left_as_it_was(monkeypatch, enabled):
+    """Also where ours fails; a collector that the user put off stays off."""
+    seen = []
+
+    def fail(*_):
+        seen.append(gc.isenabled())
+        raise RuntimeError("ours")
+
+    model = net()
+    watch = gradwatch.watch(model, every=1, console=None)
+    monkeypatch.setattr(watch._observer, "on_step_begin", fail)
+    if not enabled:
+        gc.disable()
+    try:
+        with pytest.warns(gradwatch.DetachedWarning):
+            train(model, 1)
+        assert gc.isenabled() is enabled
+    finally:
+        gc.enable()
+    assert seen == [False]
+    watch.close()
+
+
 def test_forwards_without_a_backward_do_not_pile_up():
     """Rollouts with gradients on keep a few graphs, not all of them."""
     model = net()
