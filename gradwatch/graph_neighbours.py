@@ -14,6 +14,50 @@ from gradwatch.graph_nodes import (
     entries_of,
 )
 
+#: Functions of one entry or of two in the same place, beside the activations.
+_ELEMENTWISE = frozenset(ACTIVATIONS) | {"Abs", "Clamp", "Neg", "Sign", "ToCopy"}
+_ELEMENTWISE |= {"Add", "Sub", "Rsub", "Mul", "Div", "Maximum", "Minimum", "Where"}
+_ELEMENTWISE |= {"Pow", "Sqrt", "Rsqrt", "Reciprocal", "Erf", "Log", "Log1P"}
+_ELEMENTWISE |= {"Atan", "Cos", "Sin"}
+#: Steps down from a join before it is taken for one of several tensors.
+_MAX_ELEMENTWISE_STEPS = 32
+
+
+def age(graph: Graph, index: int) -> int:
+    """Return a number that grows with the time at which a node was made."""
+    number = getattr(graph.nodes[index], "_sequence_nr", None)
+    return int(number()) if callable(number) else -index
+
+
+def is_elementwise(graph: Graph, index: int) -> bool:
+    """Whether a join is a function of the entries of one tensor.
+
+    Softsign, `x / (1 + |x|)`, or `x * sigmoid(x)` written by hand: paths part at `x`
+    and meet again, as those around a residual branch do, with no layer on any.
+
+    Args:
+        graph: The graph.
+        index: A node where carrying paths meet.
+
+    Returns:
+        Whether all paths from it lead to one node, through such functions only.
+    """
+    if graph.names[index] not in _ELEMENTWISE:
+        return False
+    level = set(graph.carrying_children(index))
+    for _ in range(_MAX_ELEMENTWISE_STEPS):
+        if len(level) == 1:
+            return True
+        # The youngest one cannot be below another, so that no path is passed by.
+        youngest = max(level, key=lambda i: age(graph, i))
+        call = graph.owner[youngest]
+        known = call.activation if call is not None else graph.names[youngest]
+        if known is None or (call is None and known not in _ELEMENTWISE):
+            return False
+        level.remove(youngest)
+        level.update(graph.carrying_children(youngest))
+    return False
+
 
 def container_label(graph: Graph, index: int) -> str | None:
     """Return the container that a node ends, also with an activation or norm on it.

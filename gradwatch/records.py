@@ -127,7 +127,8 @@ class PointRecord:
     """One point of a trunk: every gradient path to the source passes through it.
 
     Attributes:
-        label: What a reader calls it: a layer name, or `block.3 (sum)` for a join.
+        label: What a reader calls it: a layer name, `block.3 (sum)` for a join, or
+            `fc1 (elementwise)` for a function of one tensor, such as softsign.
         layer: Name of the layer, or of the last weight layer of the joined branch.
         grad_norm: Frobenius norm of the gradient at the point, scale divided out.
         width: Number of units there, for the finite-width allowance.

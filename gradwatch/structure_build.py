@@ -12,6 +12,7 @@ from torch import nn
 from gradwatch.autograd_graph import Graph
 from gradwatch.graph_neighbours import (
     activation_name,
+    age,
     container_label,
     following,
     is_gate,
@@ -64,7 +65,7 @@ def _body(graph: Graph, left: int, right: int) -> list[Call]:
     """
     marks = {left: 1}
     marks[right] = marks.get(right, 0) | 2
-    heap = [(-_age(graph, i), i) for i in marks]
+    heap = [(-age(graph, i), i) for i in marks]
     heapq.heapify(heap)
     branches: dict[int, dict[int, Call]] = {1: {}, 2: {}}
     for _ in range(_MAX_SPAN_NODES):
@@ -79,16 +80,11 @@ def _body(graph: Graph, left: int, right: int) -> list[Call]:
             branches[mark].setdefault(id(call), call)
         for child in graph.carrying_children(index):
             if child not in marks:
-                heapq.heappush(heap, (-_age(graph, child), child))
+                heapq.heappush(heap, (-age(graph, child), child))
             marks[child] = marks.get(child, 0) | mark
     sides = [list(branch.values()) for branch in branches.values()]
     body = max(sides, key=lambda side: sum(call.weight for call in side))
     return body if any(call.weight for call in body) else []
-
-
-def _age(graph: Graph, index: int) -> int:
-    number = getattr(graph.nodes[index], "_sequence_nr", None)
-    return int(number()) if callable(number) else -index
 
 
 def build_structure(

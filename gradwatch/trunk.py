@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from gradwatch.autograd_graph import Graph
 from gradwatch.graph_neighbours import (
     container_label,
+    is_elementwise,
     is_reduction,
     nearest_weight,
     norm_that_alone_reads,
@@ -166,7 +167,8 @@ def _point(graph: Graph, index: int) -> Point | None:
         nearest, latest = nearest_weight(graph, index), graph.latest_weight[index]
         if nearest is None or nearest.loops or latest is None:
             return None
-        label = container_label(graph, index) or f"{latest.layer} (sum)"
+        kind = "elementwise" if is_elementwise(graph, index) else "sum"
+        label = container_label(graph, index) or f"{latest.layer} ({kind})"
         return Point(_behind_norm(graph, index), label, latest.layer, None)
     return None
 

@@ -209,6 +209,62 @@ def test_siamese_towers_share_their_layers():
     assert all(r.grad_norm > 0 for r in record.layers)
 
 
+class Composite(nn.Module):
+    """Three layers, each followed by a function."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
+        self.head = nn.Linear(8, 2)
+        self.function = function
+
+    def forward(self, x):
+        for layer in self.layers:
+            x = self.function(layer(x))
+        return self.head(x)
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        pytest.param(F.softsign, "elementwise", id="softsign"),
+        pytest.param(lambda x: x * torch.sigmoid(x), "elementwise", id="silu"),
+        pytest.param(
+            lambda x: 0.5 * x * (1 + torch.tanh(0.8 * (x + 0.04 * x**3))),
+            "elementwise",
+            id="gelu",
+        ),
+        pytest.param(lambda x: x / x.norm(dim=-1, keepdim=True), "sum", id="norm"),
+        pytest.param(lambda x: x - x.mean(0), "sum", id="centred"),
+        pytest.param(lambda x: torch.cat([x, -x], -1)[:, 4:12], "sum", id="cat"),
+    ],
+)
+def test_a_join_of_one_tensor_with_itself_is_no_sum(function, kind):
+    """Entry by entry it is an activation; whatever mixes entries keeps its name."""
+    record, _ = probe(Composite(function), torch.randn(5, 8))
+    (main,) = labels(record)
+    expected = [f"layers.{i}{tail}" for i in range(3) for tail in ("", f" ({kind})")]
+    assert main == expected
+
+
+def test_an_activation_above_a_residual_sum_is_told_from_it():
+    """The sum has a layer on one branch and keeps its name; softsign has none."""
+    model = nn.ModuleDict({"stem": nn.Linear(6, 8), "a": nn.Linear(8, 8)})
+    model["b"], model["head"] = nn.Linear(8, 8), nn.Linear(8, 2)
+
+    def forward(x):
+        x = model["stem"](x)
+        for block in (model["a"], model["b"]):
+            x = F.softsign(x + block(x))
+        return model["head"](x)
+
+    model.forward = forward
+    record, _ = probe(model, torch.randn(5, 6))
+    (main,) = labels(record)
+    sums = [f"{name} ({kind})" for name in "ab" for kind in ("sum", "elementwise")]
+    assert main == ["stem", *sums]
+
+
 def test_a_side_input_does_not_cut_the_trunk():
     """A condition that enters half-way is a branch of its own."""
 
