@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")
 # Left out where the tests run on the wheel alone.
@@ -26,6 +31,13 @@ def test_links_lead_somewhere(page):
         if not target.startswith(SOURCES) and not (ROOT / target).exists()
     ]
     assert not missing
+
+
+def test_the_extras_are_those_of_the_package():
+    """The README names every extra of pyproject.toml, and no other."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    named = re.findall(r"`\[(\w+)\]`", (ROOT / "README.md").read_text("utf-8"))
+    assert sorted(named) == sorted(project["optional-dependencies"])
 
 
 def test_the_commands_exist():
