@@ -160,6 +160,7 @@ class Anatomy:
         from_start: Whether training was seen from its first step.
         target_scale: Root mean square of a regression target, where the loss shows it;
             None if not known.
+        keyed: Names of modules whose number is a key of an `nn.ModuleDict`, no index.
     """
 
     model: str = ""
@@ -175,6 +176,7 @@ class Anatomy:
     grad_clip: float | None = None
     from_start: bool = True
     target_scale: float | None = None
+    keyed: tuple[str, ...] = ()
 
     def site(self, layer: str) -> ActivationSite | None:
         """Return the activation that follows a layer, or None."""

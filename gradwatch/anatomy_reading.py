@@ -90,6 +90,13 @@ def read_anatomy(
         grad_clip=_grad_clip(history),
         from_start=history.first_probe is not None and history.first_probe.step == 0,
         target_scale=target_scale(batches),
+        keyed=tuple(
+            f"{name}.{key}" if name else key
+            for name, module in modules.items()
+            if isinstance(module, nn.ModuleDict)
+            for key in module
+            if key.isdecimal()
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from gradwatch.findings import Finding, Severity
 from gradwatch.history import History
 from gradwatch.recommendations import Recommendation, Rejection
 from gradwatch.remedies import Case, Remedy
+from gradwatch.remedies.snippets import keys_known
 from gradwatch.remedy_plugins import all_remedies, answers_to
 from gradwatch.remedy_ranking import place
 from gradwatch.settings import Settings
@@ -74,7 +75,8 @@ def recommend(
 def answers(remedy: Remedy, case: Case) -> tuple[Recommendation | Rejection, ...]:
     """Ask a remedy; an error of its own is logged, and no answer."""
     try:
-        return tuple(remedy.propose(case))
+        with keys_known(case.anatomy.keyed):
+            return tuple(remedy.propose(case))
     except Exception:  # one remedy's bug must not take the report away
         _LOG.exception("remedy %s failed on %s", remedy.name, case.code)
         return ()

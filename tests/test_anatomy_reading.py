@@ -305,3 +305,11 @@ def test_a_logistic_loss_of_huge_logits_is_no_regression():
         ).backward()
         optimizer.step()
         assert watch.anatomy().target_scale is None
+
+
+def test_numbers_that_are_keys_are_told_from_indices():
+    """Of an `nn.ModuleDict` only, and only those that look like an index."""
+    blocks = nn.ModuleDict({"0": nn.Linear(4, 4), "b": nn.Linear(4, 4)})
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[0].blocks = blocks
+    assert anatomy_of(model, torch.randn(3, 4)).keyed == ("0.blocks.0",)

@@ -61,6 +61,15 @@ def ask(*findings, anatomy=None):
     )
 
 
+def test_code_to_paste_tells_keys_from_indices():
+    """What the anatomy knows of the model's containers reaches the code."""
+    for keyed, start in (((), "model[1]"), (("1",), 'model["1"]')):
+        anatomy = replace(plain("sigmoid", depth=1), keyed=keyed)
+        recommendations, _ = ask(finding("GW104"), anatomy=anatomy)
+        swap = next(r for r in recommendations if r.remedy == "swap-activation")
+        assert f"{start} = nn." in swap.code
+
+
 def test_a_vanishing_sigmoid_net_is_told_to_swap_first():
     """The measured table's first place (facts C)."""
     offers, _ = ask(finding())

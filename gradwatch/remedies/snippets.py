@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from itertools import pairwise
 
 from gradwatch.anatomy import ActivationSite
@@ -19,6 +21,26 @@ _INDEX = re.compile("0|[1-9][0-9]*")
 #: Names that an f-string holds as they are.
 _ORDINARY = re.compile(r"[\w.-]+")
 _COUNTED = re.compile(r"^(?P<head>.*?)(?P<number>\d+)(?P<tail>\D*)$")
+#: Modules under a number that is a key. Every remedy writes paths and only the model
+#: tells a key from an index, so whoever asks the remedies says it once.
+_KEYED: ContextVar[frozenset[str]] = ContextVar("keyed", default=frozenset())
+
+
+@contextmanager
+def keys_known(keyed: Iterable[str]) -> Iterator[None]:
+    """Write numbers that are keys of an `nn.ModuleDict` as such, while it lasts.
+
+    Args:
+        keyed: Names of the modules under them (`Anatomy.keyed`).
+
+    Yields:
+        Nothing.
+    """
+    token = _KEYED.set(frozenset(keyed))
+    try:
+        yield
+    finally:
+        _KEYED.reset(token)
 
 
 def path(layer: str, model: str = "model") -> str:
@@ -29,11 +51,16 @@ def path(layer: str, model: str = "model") -> str:
         model: Name of the variable that holds the model.
 
     Returns:
-        Such as `model.blocks[0].conv2`.
+        Such as `model.blocks[0].conv2`, or `model.heads["0"]` where `keys_known` says
+        that the number is a key.
     """
     text = model
+    reached: list[str] = []
     for part in layer.split(".") if layer else ():
-        if _INDEX.fullmatch(part):
+        reached.append(part)
+        if ".".join(reached) in _KEYED.get():
+            text += f"[{quoted(part)}]"
+        elif _INDEX.fullmatch(part):
             text += f"[{part}]"
         elif part.isidentifier() and not keyword.iskeyword(part):
             text += f".{part}"

@@ -9,6 +9,7 @@ from gradwatch.remedies.initialisers import HE, XAVIER
 from gradwatch.remedies.snippets import (
     drawn,
     each,
+    keys_known,
     names,
     path,
     place_of,
@@ -33,6 +34,18 @@ from gradwatch.remedies.snippets import (
 def test_a_path_is_written_as_a_user_would(layer, expected):
     """Numbers are indices."""
     assert path(layer) == expected
+
+
+def test_a_number_that_is_a_key_is_written_as_one():
+    """`model.d[0]` is an error where `d` is an `nn.ModuleDict`."""
+    model = nn.Module()
+    model.d = nn.ModuleDict({"0": nn.ModuleList([nn.ReLU(), nn.Linear(2, 2)])})
+    with keys_known(["d.0"]):
+        assert path("d.0.1") == 'model.d["0"][1]'
+        assert eval(path("d.0.1")) is model.d["0"][1]
+        exec(replaced(["d.0"], "nn.Identity()"))
+    assert isinstance(model.d["0"], nn.Identity)
+    assert path("d.0") == "model.d[0]"
 
 
 @pytest.mark.parametrize(
