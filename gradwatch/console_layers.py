@@ -30,7 +30,7 @@ from gradwatch.findings import Health
 from gradwatch.records import Coverage
 from gradwatch.report import ChainSummary, LayerSummary, Report, TimeSummary
 from gradwatch.report_words import count
-from gradwatch.rules.wording import ROOT_NAME, named
+from gradwatch.rules.wording import ROOT_NAME, named, share_left
 from gradwatch.settings import Settings
 
 HEALTH_STYLES = {
@@ -310,11 +310,10 @@ def _time(profile: TimeSummary, width: int) -> Iterator[RenderableType]:
     else:
         parts.append("keeps its size on its way back")
     if fades and profile.horizon is not None:
-        share = percent(profile.horizon_share)
+        left, after = share_left(profile.horizon_share, profile.horizon)
         beyond = ", beyond this sequence" if profile.horizon > steps else ""
         parts.append(
-            f"horizon {profile.horizon:.0f} steps ({share} of the gradient is left"
-            f"{beyond})"
+            f"horizon {count(after, 'step')} ({left} of the gradient is left{beyond})"
         )
     if profile.spectral_radius is not None:
         parts.append(f"spectral radius {number(profile.spectral_radius, 3)}")

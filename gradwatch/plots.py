@@ -33,7 +33,7 @@ from gradwatch.plot_numbers import (
     update_grid,
 )
 from gradwatch.report import Report, TimeSummary
-from gradwatch.rules.wording import ROOT_NAME
+from gradwatch.rules.wording import ROOT_NAME, plural, share_left
 from gradwatch.settings import Settings
 
 _BLUE, _VERMILLION, _GREY, _ORANGE, _GREEN = (
@@ -311,10 +311,10 @@ def _draw_time(axes: Axes, profile: TimeSummary, colour: str) -> list[float]:
     peak = _peak(profile)
     values = [n / peak if n > 0 else math.nan for n in profile.norms]
     direction = "" if profile.direction == "forward" else f" ({profile.direction})"
-    label = _plain(f"{profile.layer or 'the model'}{direction}")
+    label = _plain(f"{profile.layer or ROOT_NAME}{direction}")
     if profile.horizon is not None:
-        share = f"{100 * profile.horizon_share:g} %"
-        label += f": {share} is left after {profile.horizon:.0f} steps"
+        left, after = share_left(profile.horizon_share, profile.horizon)
+        label += f": {left} is left after {plural(after, 'step')}"
     axes.plot(range(len(values)), values, color=colour, label=label, marker=".")
     return values
 

@@ -21,7 +21,7 @@ from gradwatch.remedies.recurrences import (
 )
 from gradwatch.remedies.snippets import path
 from gradwatch.rules.time_profiles import growing
-from gradwatch.rules.wording import named
+from gradwatch.rules.wording import named, plural, share_left
 
 #: Steps between cuts where none was measured (chosen: what people use).
 _USUAL = 35
@@ -87,12 +87,14 @@ class AttentionOrTruncation(Remedy):
         facts = layers[0]
         return self.recommend(
             case,
-            f"Cut the gradient of {named(facts.layer)} every {every} steps",
-            f"{_sentence(case, layers)} {_beyond(case, every)}",
+            f"Cut the gradient of {named(facts.layer)} every "
+            f"{'step' if every == 1 else f'{every} steps'}",
+            f"{_sentence(case, layers)} {_beyond(case, layers, every)}",
             _truncation_code(facts, every),
             layers=[facts.layer for facts in layers],
             options={"every": every},
-            caution=f"What lies more than {every} steps back cannot be learned then.",
+            caution=f"What lies more than {plural(every, 'step')} back cannot be "
+            "learned then.",
             source=_WILLIAMS,
             record=_RECORD,
             can_apply=False,
@@ -109,7 +111,7 @@ class AttentionOrTruncation(Remedy):
             case,
             f"Shorten the sequences by {by}",
             f"{_sentence(case, layers)} {long.capitalize()} that are {by} times "
-            f"shorter stay within {every} steps.",
+            f"shorter stay within {plural(every, 'step')}.",
             f"{_axes(facts)}\n"
             f"x = x.unfold({axis}, {by}, {by}).flatten(2)  # {by} steps read as one,\n"
             f"# with {by} times the input size: {path(facts.layer)} takes "
@@ -146,13 +148,16 @@ class AttentionOrTruncation(Remedy):
         )
 
 
-def _beyond(case: Case, every: int) -> str:
+def _beyond(case: Case, layers: Sequence[RecurrentFacts], every: int) -> str:
     """Say what becomes of the gradient where it is to be cut."""
     if case.code == "GW202":
-        return f"After {every} steps it is ten times what it was: cut it there."
-    share = case.settings.horizon_share
+        return (
+            f"After {plural(every, 'step')} it is ten times what it was: cut it there."
+        )
+    reach = reach_of(case, layers)
+    left, _ = share_left(case.settings.horizon_share, every if reach is None else reach)
     return (
-        f"After {every} steps {share:.0%} of it is left: going on costs time and "
+        f"After {plural(every, 'step')} {left} of it is left: going on costs time and "
         "teaches nothing."
     )
 

@@ -10,7 +10,7 @@ from gradwatch.anatomy import RecurrentFacts
 from gradwatch.records import TimeProfile
 from gradwatch.remedies.base import Case
 from gradwatch.rules.time_profiles import fading, growing, horizon, trimmed
-from gradwatch.rules.wording import named
+from gradwatch.rules.wording import named, share_left
 
 #: Codes of sicknesses of the gradient on its way through time.
 TIME_CODES = frozenset({"GW102", "GW202"})
@@ -83,7 +83,8 @@ def what_happens(case: Case, layers: Sequence[RecurrentFacts]) -> str:
     text = f"the gradient of {first} fades{lost}{over}"
     reach = reach_of(case, layers)
     if reach is not None:
-        text += f"; {case.settings.horizon_share:.0%} is left after {reach:.0f}"
+        left, after = share_left(case.settings.horizon_share, reach)
+        text += f"; {left} is left after {after}"
     return text
 
 

@@ -12,7 +12,14 @@ from gradwatch.rules.layer_signals import sample_signals
 from gradwatch.rules.loss_curve import is_flat
 from gradwatch.rules.time_profiles import TimeChange, fading, horizon, time_unmet
 from gradwatch.rules.weight_updates import outside_workable_range
-from gradwatch.rules.wording import because, named, relative, unique
+from gradwatch.rules.wording import (
+    because,
+    named,
+    plural,
+    relative,
+    share_left,
+    unique,
+)
 from gradwatch.settings import Settings
 from gradwatch.structure import Structure
 
@@ -122,10 +129,11 @@ class VanishingThroughTime(Rule):
         way = " in the reverse direction" if worst.direction == "reverse" else ""
         text = (
             f"The gradient of {named(worst.layer)} loses {least}{change.decades:.1f} "
-            f"decades over {change.start - change.end} time steps{way}"
+            f"decades over {plural(change.start - change.end, 'time step')}{way}"
         )
         if reach is not None:
-            text += f"; {settings.horizon_share:.0%} of it is left after {reach:.0f}"
+            left, after = share_left(settings.horizon_share, reach)
+            text += f"; {left} of it is left after {after}"
         decides = Evidence(
             "gradient lost through time",
             change.decades,
@@ -151,7 +159,7 @@ class VanishingThroughTime(Rule):
 
 
 def _help(reasons: list[str], reach: float | None) -> str:
-    far = "that" if reach is None else f"{reach:.0f} steps"
+    far = "that" if reach is None else plural(max(1, round(reach)), "step")
     if reasons:
         return f"Ask whether the task needs more than {far} back; if so, gate the cell."
     return (

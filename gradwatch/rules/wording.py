@@ -105,3 +105,17 @@ def only(share: float) -> str:
     if share == 0.0:
         return "0%"
     return f"only {share:.1%}" if share >= 1e-3 else "less than 0.1%"
+
+
+def share_left(share: float, reach: float) -> tuple[str, int]:
+    """Return what is left of a gradient, and after how many whole time steps.
+
+    Args:
+        share: Share that is left at the horizon.
+        reach: The horizon in time steps, between two of them as a rule.
+
+    Returns:
+        Such as `("1%", 9)`; `("less than 1%", 1)` where one step is beyond it.
+    """
+    text = f"{100 * share:g}%"
+    return (text, round(reach)) if reach >= 1.0 else (f"less than {text}", 1)

@@ -121,6 +121,17 @@ def test_the_horizon_of_a_geometric_profile_is_exact():
     assert horizon(short.norms, 0.01) == pytest.approx(20.0)
 
 
+def test_a_fall_within_one_time_step_is_said_in_whole_steps():
+    """The horizon lies within the first step: less than its share is left after it."""
+    finding = judge(make_time_profile([1e-9, 1e-7, 1e-5, 1e-3, 1.0]))
+    assert "; less than 1% of it is left after 1." in finding.message
+    assert "more than 1 step back" in finding.help
+    later = judge(make_time_profile([1e-9, 1e-7, 1e-5, 1e-2, 1.0]))
+    assert "; 1% of it is left after 1." in later.message
+    at_once = judge(make_time_profile([1e-5, 1.0, 1.0, 1.0, 1.0]))
+    assert "over 1 time step;" in at_once.message
+
+
 def test_each_direction_is_judged():
     """A replay per direction."""
     finding = judge(

@@ -4,7 +4,16 @@ import math
 
 import pytest
 
-from gradwatch.rules.wording import amount, because, joined, named, only, relative, some
+from gradwatch.rules.wording import (
+    amount,
+    because,
+    joined,
+    named,
+    only,
+    relative,
+    share_left,
+    some,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,6 +65,13 @@ def test_the_root_module_has_a_name_too():
     """PyTorch calls it by the empty string, which no sentence can hold."""
     assert named("") == "(model)"
     assert some(["", "fc"]) == "(model) and fc"
+
+
+def test_a_horizon_is_said_in_whole_steps_and_never_none():
+    """Small shares keep their digits, and less than one step is one with less left."""
+    assert share_left(0.01, 8.81) == ("1%", 9)
+    assert share_left(0.001, 1.2) == ("0.1%", 1)
+    assert share_left(0.01, 0.4) == ("less than 1%", 1)
 
 
 def test_lists_read_as_in_a_sentence():
