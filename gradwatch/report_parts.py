@@ -144,7 +144,8 @@ class TimeSummary(ReportPart):
         how: Where the numbers come from: `input`, `replay` or `cell-loop`.
         decades_lost: Decades from the peak to the far end of its reach.
         decades_gained: Decades gained from the last time step that was read.
-        horizon: Time steps until `horizon_share` is left; None if it does not fade.
+        horizon: Time steps until `horizon_share` is left, read from the profile where
+            it falls that far, else its mean slope carried on; None if it does not fade.
         horizon_share: Share left at the horizon.
         spectral_radius: Largest absolute eigenvalue of the recurrent weight.
         singular_value: Largest singular value of the recurrent weight.

@@ -15,6 +15,8 @@ _SMALLEST_NORMAL = math.log10(1.1754944e-38)
 #: Decades a profile must fall before zeros at its far end count as underflow and not
 #: as padding or a detached state (chosen: float16 alone spans 7).
 _UNDERFLOW_FALL = 3.0
+#: Share of the peak that counts as being level with it (chosen).
+_LEVEL = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +25,8 @@ class TimeChange:
 
     Attributes:
         decades: Decades lost (fading) or gained (growing), at least zero.
-        start: Index of the time step it comes from: the peak, or the last read one.
+        start: Index of the time step it comes from: the last one with at least half of
+            the peak, or the last read one.
         end: Index of the time step it ends at, towards the first.
         underflow: Whether the far end is exactly zero, so that `decades` is a least
             value.
@@ -54,7 +57,9 @@ def fading(norms: Sequence[float]) -> TimeChange | None:
     """Return what the gradient loses from its peak to the far end of its reach.
 
     The pair of a peak and a lower step before it that are furthest apart counts. A dip
-    of one single step is no far end: a closed gate or an empty input makes one.
+    of one single step is no far end: a closed gate or an empty input makes one. The way
+    begins at the last step with at least half of the peak: a gradient that stays level
+    for long and then falls has come all that way.
 
     Args:
         norms: Norms in the order in which the recurrence runs.
@@ -75,11 +80,12 @@ def fading(norms: Sequence[float]) -> TimeChange | None:
         around = max(log[j - 1 : j + 2])
         if -math.inf < around < lowest:
             lowest, at = around, j
-    steps = len(values)
+    steps, level = len(values), _LEVEL * values[peak]
+    start = max(i for i in range(peak, steps) if values[i] >= level)
     if zeros and log[peak] - log[zeros] >= _UNDERFLOW_FALL:
         least = log[peak] - _SMALLEST_NORMAL
-        return TimeChange(max(decades, least), peak, zeros - 1, True, steps)
-    return TimeChange(decades, peak, end, False, steps)
+        return TimeChange(max(decades, least), start, zeros - 1, True, steps)
+    return TimeChange(decades, start, end, False, steps)
 
 
 def growing(norms: Sequence[float]) -> TimeChange | None:
@@ -103,8 +109,9 @@ def growing(norms: Sequence[float]) -> TimeChange | None:
 def horizon(norms: Sequence[float], share: float) -> float | None:
     """Return the time steps until `share` of the peak is left.
 
-    Interpolated between steps in log space; beyond the profile, its mean slope is
-    carried on.
+    Where the profile falls that far, it says so itself, interpolated between steps in
+    log space; a dip of one single step does not count. Where it does not, its mean
+    slope down to its first step is carried on beyond that step.
 
     Args:
         norms: Norms in the order in which the recurrence runs.
@@ -116,18 +123,28 @@ def horizon(norms: Sequence[float], share: float) -> float | None:
     change = fading(norms)
     if change is None or change.decades <= 0.0 or not 0.0 < share < 1.0:
         return None
-    values = trimmed(norms)
-    peak, wanted = values[change.start], -math.log10(share)
-    lost_before = 0.0
-    for back in range(1, change.start - max(change.end, 0) + 1):
-        value = values[change.start - back]
-        if value <= 0.0:
-            return back - 1.0 + 0.5
-        lost = math.log10(peak / value)
-        if lost >= wanted:
-            return back - 1 + (wanted - lost_before) / (lost - lost_before)
-        lost_before = lost
-    return wanted / change.per_step
+    values, wanted = trimmed(norms), -math.log10(share)
+    first = next(i for i, value in enumerate(values) if value > 0.0)
+    first -= change.underflow
+    peak = max(values[max(change.end, 0) : change.start + 1])
+    lost = [_decades_below(peak, value) for value in values]
+    for at in range(change.start - 1, first - 1, -1):
+        if min(lost[at], lost[max(at - 1, first)]) < wanted:
+            continue
+        back = change.start - at
+        if math.isinf(lost[at]):
+            return back - 0.5
+        before = lost[at + 1]
+        if before >= wanted:  # a share above that of level steps
+            return back - 1.0
+        return back - 1 + (wanted - before) / (lost[at] - before)
+    if lost[first] <= 0.0:
+        return None
+    return wanted * (change.start - first) / lost[first]
+
+
+def _decades_below(peak: float, value: float) -> float:
+    return math.log10(peak / value) if value > 0.0 else math.inf
 
 
 def judged_profiles(record: StepRecord) -> list[TimeProfile]:

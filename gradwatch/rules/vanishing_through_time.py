@@ -31,10 +31,12 @@ class VanishingThroughTime(Rule):
     """The gradient of a recurrent layer fades on its way back through time.
 
     What it does:
-        Follows the gradient from its peak over time to the far end of the peak's
-        reach, for each direction of each recurrent layer, and states the horizon: the
-        time steps after which `horizon_share` of it is left. Steps after the last
-        non-zero one are padding. An exact zero at the end of a falling profile is
+        Follows the gradient from its peak over time (the last step with at least half
+        of it) to the far end of the peak's reach, for each direction of each recurrent
+        layer, and states the horizon: the time steps after which `horizon_share` of the
+        peak is left, read from the profile; only where the profile does not fall that
+        far is its mean slope carried on beyond it. Steps after the last non-zero one
+        are padding. An exact zero at the end of a falling profile is
         underflow and counts, at least, as the way to the smallest float.
 
         A faded profile alone is a note. A default LSTM or GRU loses 3 decades in 16

@@ -121,6 +121,33 @@ def test_the_horizon_of_a_geometric_profile_is_exact():
     assert horizon(short.norms, 0.01) == pytest.approx(20.0)
 
 
+@pytest.mark.parametrize(
+    ("lost", "expected"),
+    [
+        pytest.param([0, 0, 0, 0, 1, 3], 4.5, id="flat, then falls"),
+        pytest.param([0, 3, 3, 3, 3, 3], 2 / 3, id="falls, then flat"),
+        pytest.param([0, 0, 0, 0, 0.5, 1], 10.0, id="flat, then falls a little"),
+        pytest.param([0, 1, 1, 1, 1, 1], 10.0, id="falls a little, then flat"),
+        pytest.param([0, 1, 1.5, 1.5, 1, 1], 10.0, id="rises again"),
+        pytest.param([0, 1, 1.5, 1.5, 1, 0], None, id="rises to where it was"),
+        pytest.param([0, 0.5, 3, 0.5, 1, 3], 4.5, id="one closed gate"),
+    ],
+)
+def test_the_horizon_is_read_where_the_profile_reaches_it(lost, expected):
+    """Beyond its first step its mean slope goes on; level steps count as a way."""
+    norms = [10.0**-decades for decades in reversed(lost)]
+    reach = horizon(norms, 0.01)
+    assert reach == (None if expected is None else pytest.approx(expected))
+
+
+@given(st.lists(st.floats(0.0, 1.9), min_size=4, max_size=30))
+def test_the_horizon_is_never_where_more_was_measured(lost):
+    """If no step is down at the share, the horizon lies beyond the first one."""
+    norms = [1.0, *(10.0**-decades for decades in lost)][::-1]
+    reach = horizon(norms, 0.01)
+    assert reach is None or reach > len(lost)
+
+
 def test_a_fall_within_one_time_step_is_said_in_whole_steps():
     """The horizon lies within the first step: less than its share is left after it."""
     finding = judge(make_time_profile([1e-9, 1e-7, 1e-5, 1e-3, 1.0]))
@@ -128,7 +155,7 @@ def test_a_fall_within_one_time_step_is_said_in_whole_steps():
     assert "more than 1 step back" in finding.help
     later = judge(make_time_profile([1e-9, 1e-7, 1e-5, 1e-2, 1.0]))
     assert "; 1% of it is left after 1." in later.message
-    at_once = judge(make_time_profile([1e-5, 1.0, 1.0, 1.0, 1.0]))
+    at_once = judge(make_time_profile([1e-5, 1.0, 0.1, 0.1, 0.1]))
     assert "over 1 time step;" in at_once.message
 
 
