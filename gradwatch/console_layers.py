@@ -311,7 +311,7 @@ def _time(profile: TimeSummary, width: int) -> Iterator[RenderableType]:
         parts.append("keeps its size on its way back")
     if fades and profile.horizon is not None:
         left, after = share_left(profile.horizon_share, profile.horizon)
-        reached = lost >= -math.log10(profile.horizon_share)
+        reached = lost is not None and lost >= -math.log10(profile.horizon_share)
         beyond = "" if reached else ", beyond this sequence"
         parts.append(
             f"horizon {count(after, 'step')} ({left} of the gradient is left{beyond})"
