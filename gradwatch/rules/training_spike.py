@@ -109,7 +109,7 @@ class TrainingSpike(Rule):
             message=(
                 f"{plural(len(found), 'sudden jump')} in the last "
                 f"{settings.spike_warning_steps} steps (at step {at}), the largest of "
-                f"the {largest.quantity}, to {amount(largest.ratio, 2)} times its "
+                f"the {largest.quantity}, to {amount(largest.ratio)} times its "
                 f"running median{after}."
             ),
             help=(

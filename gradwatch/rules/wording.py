@@ -72,9 +72,17 @@ def because(reasons: Sequence[str]) -> str:
 
 
 def amount(value: float, digits: int = 3) -> str:
-    """Return a number in few characters, such as ``0.05``, ``1,230`` or ``1e22``."""
+    """Return a number in few characters, such as ``0.05``, ``1,230`` or ``1e22``.
+
+    Args:
+        value: The number.
+        digits: Significant digits; 380 stays 380 with two of them.
+
+    Returns:
+        The number; as a power of ten below 1e-4 and from 1e5 on.
+    """
     text = f"{value:.{digits}g}"
-    if 1e3 <= value < 1e5:
+    if 1e3 <= value < 1e5 or (1.0 <= value < 1e3 and "e" in text):
         return f"{float(text):,.0f}"
     mantissa, _, exponent = text.partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else text

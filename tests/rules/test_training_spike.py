@@ -39,6 +39,13 @@ def test_one_jump_of_the_gradient_is_a_note():
     assert finding.evidence[0].steps[0] == 60
 
 
+def test_the_size_of_a_jump_is_written_as_other_rules_do():
+    """Three digits, and no power of ten where none is needed."""
+    assert "to 378 times its running" in judge(with_jumps(378.0, 60)).message
+    assert "to 1,150 times its running" in judge(with_jumps(1150.0, 60)).message
+    assert "to 37.8 times its running" in judge(with_jumps(37.8, 60)).message
+
+
 def test_three_jumps_are_a_warning():
     """Within 200 steps."""
     assert judge(with_jumps(30.0, 40, 60, 80)).severity is Severity.WARNING

@@ -34,6 +34,15 @@ def test_numbers_stay_short(value, text):
     assert amount(value) == text
 
 
+@pytest.mark.parametrize(
+    ("value", "digits", "text"),
+    [(378.0, 2, "380"), (99.6, 2, "100"), (38.4, 1, "40"), (3.78, 2, "3.8")],
+)
+def test_ordinary_numbers_are_no_powers_of_ten(value, digits, text):
+    """However few of their digits count."""
+    assert amount(value, digits) == text
+
+
 def test_ratios_are_shares_or_multiples():
     """From ten times on nobody wants percent."""
     assert relative(0.2, "its size") == "20% of its size"
