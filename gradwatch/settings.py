@@ -6,14 +6,11 @@ summarised in `docs/how-it-works.md`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field
 
-from gradwatch.errors import SettingsError
-from gradwatch.settings_file import explain, read_fields
+from gradwatch.settings_file import Loadable
 
 Share = Annotated[float, Field(gt=0.0, le=1.0)]
 Decades = Annotated[float, Field(gt=0.0, le=100.0)]
@@ -21,7 +18,7 @@ Positive = Annotated[float, Field(gt=0.0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Settings(BaseModel):
+class Settings(Loadable):
     """Options of a watch. Frozen; unknown names are refused."""
 
     # The validator is built at the first use, not when gradwatch is imported.
@@ -349,69 +346,3 @@ class Settings(BaseModel):
             "waits for it on every device; `off` never."
         ),
     )
-
-    @classmethod
-    def coerce(
-        cls, source: Settings | Mapping[str, Any] | str | Path | None
-    ) -> Settings:
-        """Return settings from whatever a user may pass.
-
-        Args:
-            source: Settings, a mapping of fields, the path of a TOML or YAML file, or
-                None for the defaults.
-
-        Returns:
-            The settings.
-
-        Raises:
-            SettingsError: If a field is unknown or out of range, or the file cannot be
-                read; the message names the field, its value and the range.
-        """
-        if source is None:
-            return cls()
-        if isinstance(source, Settings):
-            return source
-        if isinstance(source, str | Path):
-            return cls.load(source)
-        if isinstance(source, Mapping):
-            return cls.from_mapping(source, origin="settings")
-        raise SettingsError(
-            f"`settings` (={source!r}) must be a Settings, a dict, or the path of a "
-            f"TOML or YAML file; got {type(source).__name__}."
-        )
-
-    @classmethod
-    def from_mapping(cls, fields: Mapping[str, Any], *, origin: str) -> Settings:
-        """Return settings from a mapping; `origin` is named in the message.
-
-        Args:
-            fields: Values by field name.
-            origin: Where they come from, for the message.
-
-        Returns:
-            The settings.
-
-        Raises:
-            SettingsError: If a field is unknown or out of range.
-        """
-        try:
-            return cls(**{str(key): value for key, value in fields.items()})
-        except ValidationError as error:
-            raise SettingsError(explain(error, origin, cls.model_fields)) from None
-
-    @classmethod
-    def load(cls, path: str | Path) -> Settings:
-        """Read settings from a TOML or YAML file.
-
-        A TOML file may hold them under `[tool.gradwatch]` or at its top level.
-
-        Args:
-            path: The file; its ending says which it is.
-
-        Returns:
-            The settings.
-
-        Raises:
-            SettingsError: If the file is missing, malformed or holds a wrong field.
-        """  # noqa: DOC502 - raised by what it calls
-        return cls.from_mapping(read_fields(Path(path)), origin=str(path))

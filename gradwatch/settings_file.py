@@ -1,4 +1,4 @@
-"""Settings from a TOML or YAML file, and what is wrong with them in words."""
+"""Settings from a mapping or a file, and what is wrong with them in words."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import reprlib
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gradwatch.errors import SettingsError
 
@@ -23,6 +23,82 @@ _UNREADABLE = ValueError, RecursionError
 #: Values in messages: aliases of YAML may hold more than memory does.
 _shown = reprlib.Repr()
 _shown.maxstring = _shown.maxother = _shown.maxlong = 80
+
+_Loaded = TypeVar("_Loaded", bound="Loadable")
+
+
+class Loadable(BaseModel):
+    """Fields that come from keywords, a mapping or a file."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    @classmethod
+    def coerce(
+        cls: type[_Loaded], source: _Loaded | Mapping[str, Any] | str | Path | None
+    ) -> _Loaded:
+        """Return settings from whatever a user may pass.
+
+        Args:
+            source: Settings, a mapping of fields, the path of a TOML or YAML file, or
+                None for the defaults.
+
+        Returns:
+            The settings.
+
+        Raises:
+            SettingsError: If a field is unknown or out of range, or the file cannot be
+                read; the message names the field, its value and the range.
+        """
+        if source is None:
+            return cls()
+        if isinstance(source, cls):
+            return source
+        if isinstance(source, str | Path):
+            return cls.load(source)
+        if isinstance(source, Mapping):
+            return cls.from_mapping(source, origin="settings")
+        raise SettingsError(
+            f"`settings` (={source!r}) must be a Settings, a dict, or the path of a "
+            f"TOML or YAML file; got {type(source).__name__}."
+        )
+
+    @classmethod
+    def from_mapping(
+        cls: type[_Loaded], fields: Mapping[str, Any], *, origin: str
+    ) -> _Loaded:
+        """Return settings from a mapping; `origin` is named in the message.
+
+        Args:
+            fields: Values by field name.
+            origin: Where they come from, for the message.
+
+        Returns:
+            The settings.
+
+        Raises:
+            SettingsError: If a field is unknown or out of range.
+        """
+        try:
+            return cls(**{str(key): value for key, value in fields.items()})
+        except ValidationError as error:
+            raise SettingsError(explain(error, origin, cls.model_fields)) from None
+
+    @classmethod
+    def load(cls: type[_Loaded], path: str | Path) -> _Loaded:
+        """Read settings from a TOML or YAML file.
+
+        A TOML file may hold them under `[tool.gradwatch]` or at its top level.
+
+        Args:
+            path: The file; its ending says which it is.
+
+        Returns:
+            The settings.
+
+        Raises:
+            SettingsError: If the file is missing, malformed or holds a wrong field.
+        """  # noqa: DOC502 - raised by what it calls
+        return cls.from_mapping(read_fields(Path(path)), origin=str(path))
 
 
 def read_fields(file: Path) -> Mapping[str, Any]:

@@ -21,7 +21,11 @@ from tests.faults.runs import RUNS
 from tests.harmless import alike, hooks_on
 
 #: Modules whose functions `watch()` calls to check its arguments, before all else.
-CHECKS = {"gradwatch.watch_options", "gradwatch.settings"}
+CHECKS = {
+    "gradwatch.watch_options",
+    "gradwatch.settings",
+    "gradwatch.settings_file",
+}
 #: An error of such a function: raised by `watch()` at once, with nothing attached.
 REFUSED = "refused by watch() with nothing attached"
 
