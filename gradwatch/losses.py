@@ -7,7 +7,7 @@ targets, and the loss, exactly (facts A6). Whatever does not fit is not claimed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeGuard
 
@@ -43,6 +43,8 @@ def recognise_loss(output: Tensor, cotangent: Tensor) -> Tensor | None:
     for _, rows in _candidates(output, cotangent, _MAX_ROWS):
         mean = _mean(rows)
         result = mean if result is None else torch.where(result.isnan(), mean, result)
+        if result.device.type == "cpu" and not bool(result.isnan()):
+            break  # what an accelerator recognised is not known yet
     return result
 
 
@@ -112,27 +114,23 @@ class _Rows(NamedTuple):
 
 def _candidates(
     output: Tensor, cotangent: Tensor, limit: int | None
-) -> list[tuple[str, _Rows]]:
-    """Try every kind of loss on at most `limit` rows."""
+) -> Iterator[tuple[str, _Rows]]:
+    """Try one kind of loss after the other on at most `limit` rows."""
     if output.shape != cotangent.shape or output.dim() < 1 or output.numel() == 0:
-        return []
+        return
     if output.dim() >= 4:
         output, cotangent = output.movedim(1, -1), cotangent.movedim(1, -1)
     classes = output.shape[-1]
     if classes > _MAX_CLASSES:
-        return []
+        return
     half = torch.finfo(output.dtype).bits == 16
     tolerance = _TOLERANCE_16_BIT if half else _TOLERANCE
     logits = output.detach().reshape(-1, classes)[:limit].double()
     grad = cotangent.detach().reshape(-1, classes)[:limit].double()
-    binary = ("binary cross-entropy", _binary(logits, grad, tolerance))
-    if classes < 2:
-        return [binary]
-    return [
-        ("cross-entropy", _categorical(logits, grad, tolerance)),
-        ("negative log-likelihood", _nll(logits, grad, tolerance)),
-        binary,
-    ]
+    if classes > 1:
+        yield "cross-entropy", _categorical(logits, grad, tolerance)
+        yield "negative log-likelihood", _nll(logits, grad, tolerance)
+    yield "binary cross-entropy", _binary(logits, grad, tolerance)
 
 
 def _categorical(logits: Tensor, grad: Tensor, tolerance: float) -> _Rows:

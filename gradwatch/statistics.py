@@ -205,10 +205,18 @@ def sample_signal(tensor: Tensor, batch: int, batch_dim: int) -> Tensor | None:
     if batch_dim != 0:
         tensor = tensor.movedim(batch_dim, 0)
     rows = tensor.reshape(batch, -1)[:_SIGNAL_ROWS].float()
+    tiny = torch.finfo(torch.float32).tiny
+    if rows.device.type == "cpu":
+        # `var_mean` over the rows takes as long as 100 passes here.
+        mean = rows.mean(dim=0)
+        spread = torch.linalg.vector_norm(rows - mean)
+        level = torch.linalg.vector_norm(mean) * math.sqrt(len(rows))
+        signal: Tensor = spread / torch.hypot(spread, level).clamp_min(tiny)
+        return signal
     variance, mean = torch.var_mean(rows, dim=0, correction=0)
     spread = variance.mean()
     power = spread + mean.square().mean()
-    return (spread / power.clamp_min(torch.finfo(torch.float32).tiny)).sqrt()
+    return (spread / power.clamp_min(tiny)).sqrt()
 
 
 def active_units(tensor: Tensor, unit_dim: int) -> Tensor:
@@ -221,13 +229,16 @@ def active_units(tensor: Tensor, unit_dim: int) -> Tensor:
     Returns:
         Boolean tensor, one entry a unit.
     """
-    moved = tensor.movedim(unit_dim, 0).reshape(tensor.shape[unit_dim], -1)
-    return (moved > 0).any(dim=1)
+    unit_dim %= tensor.dim()
+    others = [dim for dim in range(tensor.dim()) if dim != unit_dim]
+    return (tensor.amax(dim=others) if others else tensor) > 0
 
 
 def zero_share(tensor: Tensor) -> Tensor:
     """Return the share of entries that are exactly zero, a 0-dim tensor."""
-    return 1.0 - torch.count_nonzero(tensor) / tensor.numel()
+    # Floats are counted one by one on the CPU, booleans in one pass.
+    counted = tensor != 0 if tensor.device.type == "cpu" else tensor
+    return 1.0 - torch.count_nonzero(counted) / tensor.numel()
 
 
 def saturated_share(tensor: Tensor, activation: str, tanh: float, sig: float) -> Tensor:
@@ -245,8 +256,8 @@ def saturated_share(tensor: Tensor, activation: str, tanh: float, sig: float) ->
     if activation == "tanh":
         flat = tensor.abs() > tanh
     else:
-        flat = (tensor - 0.5).abs() > 0.5 - sig
-    return flat.float().mean()
+        flat = (tensor - 0.5).abs_() > 0.5 - sig
+    return torch.count_nonzero(flat) / flat.numel()
 
 
 def sample_entries(tensor: Tensor, limit: int) -> Tensor:

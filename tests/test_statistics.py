@@ -187,10 +187,43 @@ def test_sample_signal_is_free_of_scale(factor):
     )
 
 
+@pytest.mark.parametrize("shift", [0.0, 1.0, 100.0, 1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_sample_signal_is_the_one_of_its_definition(shift, dtype):
+    """Variance over samples and mean square in float64, of the same numbers."""
+    torch.manual_seed(0)
+    out = (torch.randn(100, 7, 30) + shift).to(dtype)
+    rows = out.double().reshape(100, -1)[:64]
+    exact = (rows.var(0, correction=0).mean() / rows.square().mean()).sqrt()
+    found = float(sample_signal(out, 100, 0))
+    assert found == pytest.approx(float(exact), rel=1e-4)
+
+
+def test_a_zero_output_has_no_sample_signal_left():
+    """Neither a difference between samples nor a division by zero."""
+    assert float(sample_signal(torch.zeros(4, 9), 4, 0)) == 0.0
+
+
+@pytest.mark.parametrize("dim", range(-4, 4))
+def test_units_are_active_if_any_entry_of_theirs_is(dim):
+    """Against a loop, for every axis; a NaN is not activity."""
+    torch.manual_seed(0)
+    out = torch.relu(torch.randn(3, 4, 2, 5) - 1.5)
+    rows = out.movedim(dim, 0)
+    assert active_units(out, dim).tolist() == [bool((row > 0).any()) for row in rows]
+    assert active_units(torch.tensor([0.0, 2.0, math.nan]), -1).tolist() == [
+        False,
+        True,
+        False,
+    ]
+
+
 def test_shares_and_units_are_counted():
     """Zeros, saturated outputs, and units that were ever active."""
     out = torch.tensor([[0.0, 0.0, 2.0], [0.0, 1.0, 0.0]])
     assert float(zero_share(out)) == pytest.approx(4 / 6)
+    odd = torch.tensor([0.0, -0.0, math.nan, -1e-45])
+    assert float(zero_share(odd)) == pytest.approx(1 / 2)
     assert active_units(out, -1).tolist() == [False, True, True]
     assert active_units(out, 0).tolist() == [True, True]
     tanh = torch.tensor([0.5, -0.995, 0.999, -1.0])
