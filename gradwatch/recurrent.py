@@ -2,13 +2,13 @@
 
 Hooks on these modules only see the direct gradient of their outputs: the recurrence is
 inside the kernel (facts A4). So the probed input and output gradient are kept for one
-step and the same weights are run once a time step, which gives dL/d(state) exactly
-(dropout between stacked layers aside, which is left out).
+step and the same weights are run once forward and once back through time, which gives
+dL/d(state) exactly (dropout between stacked layers aside, which is left out).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
 from gradwatch.layers import peek_whole
-
-State = tuple[Tensor, ...]
-Cell = Callable[[Tensor, State], State]
+from gradwatch.recurrent_backward import back_through_time, to_input
+from gradwatch.recurrent_cells import State, Unrolled, unroll
+from gradwatch.recurrent_weights import read_weights
 
 #: Sequences of a batch that are replayed: the profile is a norm over samples, and each
 #: sample's states have gradients of their own.
 _MAX_SEQUENCES = 16
 _MAX_STEPS = 2048
-#: Recurrent weights up to this many entries are replayed in float64, in which a
-#: gradient of 1e-60 is still a number.
+#: On accelerators weights up to this many entries run in float64.
 _MAX_DOUBLE = 4_000_000
 
 
@@ -76,7 +75,7 @@ def replay(capture: RecurrentCapture) -> Iterator[Replayed]:
         return
     if sequence.shape[0] > _MAX_STEPS or sequence.shape[0] < 2:
         return
-    with torch.enable_grad(), torch.autocast(sequence.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(sequence.device.type, enabled=False):
         yield from _unrolled(capture, sequence, output_grad, running)
 
 
@@ -87,55 +86,94 @@ def _unrolled(
     running: Tensor | None,
 ) -> Iterator[Replayed]:
     module = capture.module
-    directions = 2 if module.bidirectional else 1
     rows = min(sequence.shape[1], _MAX_SEQUENCES)
-    dtype = _dtype(module)
-    layer_input = sequence[:, :rows].to(dtype)
     if running is not None:
         running = running[:, :rows].to(sequence.device)
-    profiles: list[tuple[str, str, list[State]]] = []
-    finals: list[State] = []
-    outputs: list[Tensor] = []
-    for layer in range(module.num_layers):
-        outputs = []
-        for direction in range(directions):
-            cell = _cell(module, layer, direction == 1, dtype)
-            if cell is None:
-                return
-            state = _initial(capture, layer * directions + direction, rows, dtype)
-            states, carried = _run(
-                cell, layer_input, state, running, reverse=direction == 1
-            )
+    runs = _forward(capture, sequence[:, :rows], running)
+    if runs is None:
+        return
+    direct = None if output_grad is None else output_grad[:, :rows]
+    profiles: list[Replayed] = []
+    for layer in reversed(range(module.num_layers)):
+        below: Tensor | None = None
+        mine = []
+        for direction, run in enumerate(runs[layer]):
+            part = None if direct is None else direct.chunk(len(runs[layer]), -1)
+            grad = None if part is None else _ordered(part[direction], direction)
+            finals = _final_grads(capture, layer * len(runs[layer]) + direction, rows)
+            back = back_through_time(run, grad, finals)
             name = "reverse" if direction else "forward"
             if module.num_layers > 1:
                 name = f"{name}, stacked layer {layer}"
-            profiles.append((capture.layer, name, states))
-            finals.append(carried[-1])
-            hidden = torch.stack([step[0] for step in carried])
-            outputs.append(hidden.flip(0) if direction else hidden)
+            mine.append(
+                Replayed(
+                    capture.layer,
+                    name,
+                    torch.linalg.vector_norm(back.norms, dim=(1, 2)),
+                )
+            )
+            if layer > 0:
+                reached = _ordered(to_input(run, back), direction)
+                below = reached if below is None else below + reached
+        direct = below
+        profiles = mine + profiles
+    yield from profiles
+
+
+def _forward(
+    capture: RecurrentCapture, sequence: Tensor, running: Tensor | None
+) -> list[list[Unrolled]] | None:
+    """Run all stacked layers and directions; None if a weight cannot be read."""
+    module = capture.module
+    directions = 2 if module.bidirectional else 1
+    dtype = _dtype(module)
+    layer_input = sequence.to(dtype)
+    runs: list[list[Unrolled]] = []
+    for layer in range(module.num_layers):
+        runs.append([])
+        for direction in range(directions):
+            weights = read_weights(module, layer, dtype, reverse=direction == 1)
+            if weights is None:
+                return None
+            state = _initial(capture, layer * directions + direction, sequence, dtype)
+            mask = None if running is None else _ordered(running, direction)
+            run = unroll(weights, _ordered(layer_input, direction), state, mask)
+            runs[-1].append(run)
+        outputs = [_ordered(run.hidden, i) for i, run in enumerate(runs[-1])]
         layer_input = torch.cat(outputs, dim=-1)
-    targets, cotangents = _targets(capture, layer_input, finals, output_grad, rows)
-    flat = [tensor for _, _, states in profiles for step in states for tensor in step]
-    if not targets:
-        return
-    filled = torch.autograd.grad(targets, flat, cotangents, materialize_grads=True)
-    position = 0
-    for label, name, states in profiles:
-        width = len(states[0])
-        mine = filled[position : position + width * len(states)]
-        position += width * len(states)
-        stacked = torch.stack(
-            [torch.cat(mine[i : i + width], -1) for i in range(0, len(mine), width)]
-        )
-        yield Replayed(label, name, torch.linalg.vector_norm(stacked, dim=(1, 2)))
+    return runs
+
+
+def _ordered(steps: Tensor, direction: int) -> Tensor:
+    """Turn from the order of the sequence to that of the recurrence, or back."""
+    return steps.flip(0) if direction else steps
+
+
+def _final_grads(
+    capture: RecurrentCapture, index: int, rows: int
+) -> list[Tensor | None]:
+    """Return the gradient of each final state of one layer and direction."""
+    kinds = 2 if isinstance(capture.module, nn.LSTM) else 1
+    grads: list[Tensor | None] = [None] * kinds
+    for kind, grad in enumerate(capture.cotangents[1:]):
+        if grad is not None:
+            batched = grad.unsqueeze(1) if grad.dim() == 2 else grad
+            grads[kind] = batched[index, :rows]
+    return grads
 
 
 def _dtype(module: nn.RNNBase) -> torch.dtype:
+    """Return the type in which the cells run; gradients are float64 anyway.
+
+    On a CPU a float32 product costs a third. An accelerator waits for launches more
+    than for arithmetic, and its float32 products may be rounded to TF32.
+    """
     weight = next(module.parameters())
-    small = sum(p.numel() for p in module.parameters()) <= _MAX_DOUBLE
-    if small and weight.device.type != "mps":
+    if weight.dtype == torch.float64:
         return torch.float64
-    return torch.float32
+    small = sum(p.numel() for p in module.parameters()) <= _MAX_DOUBLE
+    launches = weight.device.type not in ("cpu", "mps")
+    return torch.float64 if small and launches else torch.float32
 
 
 def _aligned(
@@ -166,90 +204,24 @@ def _aligned(
 
 
 def _initial(
-    capture: RecurrentCapture, index: int, rows: int, dtype: torch.dtype
+    capture: RecurrentCapture, index: int, sequence: Tensor, dtype: torch.dtype
 ) -> State:
     module = capture.module
+    rows = sequence.shape[1]
     width = 2 if isinstance(module, nn.LSTM) else 1
     if capture.state is None:
-        device = next(module.parameters()).device
-        zero = torch.zeros(rows, module.hidden_size, dtype=dtype, device=device)
-        return tuple(zero.clone().requires_grad_() for _ in range(width))
+        zero = torch.zeros(
+            rows, module.hidden_size, dtype=dtype, device=sequence.device
+        )
+        return (zero,) * width
     state = []
     for tensor in capture.state:
         mine = tensor.detach()[index]
         mine = mine.unsqueeze(0) if mine.dim() == 1 else mine
-        state.append(mine[:rows].to(dtype).clone().requires_grad_())
+        state.append(mine[:rows].to(dtype))
     while len(state) < width:  # an LSTM that is called like an RNN starts its cell at 0
-        state.append(torch.zeros_like(state[0]).requires_grad_())
+        state.append(torch.zeros_like(state[0]))
     return tuple(state)
-
-
-def _run(
-    cell: Cell,
-    sequence: Tensor,
-    state: State,
-    running: Tensor | None,
-    *,
-    reverse: bool,
-) -> tuple[list[State], list[State]]:
-    """Return the states that the cell made and those that were carried on.
-
-    They differ in padding, which leaves a state as it is: what the cell makes of it is
-    dropped and so has no gradient.
-    """
-    made, carried = [], []
-    steps: Sequence[int] = range(sequence.shape[0])
-    for step in reversed(steps) if reverse else steps:
-        new = cell(sequence[step], state)
-        if running is not None:
-            keep = running[step].unsqueeze(1)
-            pairs = zip(new, state, strict=True)
-            state = tuple(torch.where(keep, after, before) for after, before in pairs)
-        else:
-            state = new
-        made.append(new)
-        carried.append(state)
-    return made, carried
-
-
-def _cell(
-    module: nn.RNNBase, layer: int, reverse: bool, dtype: torch.dtype
-) -> Cell | None:
-    suffix = f"_l{layer}" + ("_reverse" if reverse else "")
-    names = ["weight_ih", "weight_hh"] + (["bias_ih", "bias_hh"] if module.bias else [])
-    found = [peek_whole(module, name + suffix) for name in names]
-    weights = [weight.to(dtype) for weight in found if weight is not None]
-    if len(weights) < len(found):
-        return None
-    if isinstance(module, nn.LSTM):
-        return lambda x, state: torch.lstm_cell(x, state, *weights)
-    if isinstance(module, nn.GRU):
-        return lambda x, state: (torch.gru_cell(x, state[0], *weights),)
-    relu = getattr(module, "nonlinearity", "tanh") == "relu"
-    step = torch.rnn_relu_cell if relu else torch.rnn_tanh_cell
-    return lambda x, state: (step(x, state[0], *weights),)
-
-
-def _targets(
-    capture: RecurrentCapture,
-    output: Tensor,
-    finals: Sequence[State],
-    output_grad: Tensor | None,
-    rows: int,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Pair the replayed outputs with the gradients that arrived for them."""
-    targets, cotangents = [], []
-    if output_grad is not None:
-        targets.append(output)
-        cotangents.append(output_grad[:, :rows].to(output.dtype))
-    for kind, grad in enumerate(capture.cotangents[1:]):
-        if grad is None:
-            continue
-        final = torch.stack([state[kind] for state in finals])
-        batched = grad.unsqueeze(1) if grad.dim() == 2 else grad
-        targets.append(final)
-        cotangents.append(batched[:, :rows].to(final.dtype))
-    return targets, cotangents
 
 
 def recurrent_spectrum(module: nn.Module) -> tuple[float | None, float | None]:
