@@ -373,7 +373,6 @@ class Observer(ObservedFacts):
             optimizer=optimizer,
             loss=self.loss,
             scale=self._deliveries.scale,
-            pulse_every=self.rhythm.pulse_every if self._step >= 50 else 1,
         )
         self.structure = probe.structure_or(self.structure)
         replayed, self._replayed = self._replayed, None

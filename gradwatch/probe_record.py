@@ -41,7 +41,6 @@ class ProbeContext:
         zero_at_attach: Names of parameters that were all zero at attach.
         zero_run: Ticket of the zero-run vector, and names in its order.
         found_inf: Ticket of the flag that tells a fused optimizer to skip its step.
-        pulse_every: Steps a count of the zero run stands for.
         grad_scale: Factor that parameter gradients still carry at the step.
         clip_factor: Norm at the step over norm at the end of backward.
         loss: Loss known from elsewhere than the probe.
@@ -57,7 +56,6 @@ class ProbeContext:
     zero_run: int | None = None
     found_inf: int | None = None
     zero_names: Sequence[str] = ()
-    pulse_every: int = 1
     scaled_parameters: bool = False
     clip_factor: float | None = None
     loss: float | None = None
@@ -247,7 +245,7 @@ class _Builder:
         if self.context.zero_run is None or name not in names:
             return 1
         runs = self.pending.get_all(self.context.zero_run)
-        return max(1, round(runs[names.index(name)] * self.context.pulse_every))
+        return max(1, round(runs[names.index(name)]))
 
     def _zero_init(self, parameters: Iterable[ParameterRecord]) -> bool:
         weights = {entry.facts.name for entry in self.probe.layers if entry.weight}

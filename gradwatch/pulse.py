@@ -127,8 +127,11 @@ class PulseReader:
         """Forget the reading: the step it was for did not come."""
         self._waiting = None
 
-    def read_step(self) -> PulseReading | None:
+    def read_step(self, elapsed: int = 1) -> PulseReading | None:
         """Finish the pulse just before the optimizer updates.
+
+        Args:
+            elapsed: Steps since the last pulse.
 
         Returns:
             The reading; None without any gradient.
@@ -136,8 +139,8 @@ class PulseReader:
         read, self._waiting = self._waiting, None
         if read is None:
             read = self._read_norms()
-            return None if read is None else self._reading(read, at_step=True)
-        reading = self._reading(read, at_step=False)
+            return None if read is None else self._reading(read, elapsed, at_step=True)
+        reading = self._reading(read, elapsed, at_step=False)
         ledger = reading.ledger
         for place, index in enumerate(read.indices):
             if index not in self._small:
@@ -149,17 +152,20 @@ class PulseReader:
                 reading.after.append(after)
         return reading
 
-    def read_backward_only(self) -> PulseReading | None:
+    def read_backward_only(self, elapsed: int = 1) -> PulseReading | None:
         """Finish the pulse of a step that is over.
+
+        Args:
+            elapsed: Steps since the last pulse.
 
         Returns:
             What the end of backward gave; None if it was not read.
         """
         read, self._waiting = self._waiting, None
-        return None if read is None else self._reading(read, at_step=False)
+        return None if read is None else self._reading(read, elapsed, at_step=False)
 
-    def _reading(self, read: _Norms, *, at_step: bool) -> PulseReading:
-        self._count_zero_runs(read)
+    def _reading(self, read: _Norms, elapsed: int, *, at_step: bool) -> PulseReading:
+        self._count_zero_runs(read, elapsed)
         ledger = Ledger()
         total = ledger.add(torch.linalg.vector_norm(read.norms))
         reading = PulseReading(ledger, total, None, [], [], at_step)
@@ -197,21 +203,33 @@ class PulseReader:
             return grad  # nothing to unwrap; only read
         return None if grad is None else plain(grad)
 
-    def _count_zero_runs(self, read: _Norms) -> None:
-        """Count steps in a row whose gradient norm is exactly zero, on the device."""
+    def _count_zero_runs(self, read: _Norms, elapsed: int) -> None:
+        """Count steps in a row whose gradient norm is exactly zero, on the device.
+
+        Between two pulses that found zero the steps count as zero too; before the first
+        one they do not.
+        """
         zero = read.norms == 0
         if self.zero_run is None or self.zero_run.device != zero.device:
             self.zero_run = torch.zeros(
                 len(self._parameters), dtype=torch.int32, device=zero.device
             )
         if len(read.indices) == len(self._parameters):
-            self.zero_run = torch.where(zero, self.zero_run + 1, 0)
+            self.zero_run = _longer(self.zero_run, zero, elapsed)
         else:
             index = torch.tensor(read.indices, device=zero.device)
-            counted = torch.where(zero, self.zero_run[index] + 1, 0)
+            counted = _longer(self.zero_run[index], zero, elapsed)
             self.zero_run = torch.zeros_like(self.zero_run).index_copy_(
                 0, index, counted.to(torch.int32)
             )
+
+
+def _longer(run: Tensor, zero: Tensor, elapsed: int) -> Tensor:
+    """Return the lengths of runs after another pulse; 0 where it was not zero."""
+    if elapsed == 1:
+        return torch.where(zero, run + 1, 0)
+    since = torch.where(run > 0, elapsed, 1).to(run.dtype)
+    return torch.where(zero, run + since, 0)
 
 
 def _joined(norms: Sequence[Tensor]) -> Tensor:

@@ -37,6 +37,7 @@ class PulseTaker:
         self._reader = PulseReader([])
         self._read: tuple[tuple[str, int], ...] = ()
         self._num_backwards = 0
+        self._last_step: int | None = None
         self._tries = 0
 
     @property
@@ -106,7 +107,7 @@ class PulseTaker:
         """
         if optimizer is not None and not self._reader.waiting:
             self._try_another()
-        reading = self._reader.read_step()
+        reading = self._reader.read_step(self._elapsed(step))
         if reading is None:
             return None
         rate = None
@@ -125,10 +126,15 @@ class PulseTaker:
 
     def finish_unseen(self, step: int) -> None:
         """Hand on the pulse of a step that is over: only backward's end was read."""
-        reading = self._reader.read_backward_only()
+        reading = self._reader.read_backward_only(self._elapsed(step))
         if reading is not None:
             reading.pending = reading.ledger.transfer()
             self._deliveries.add_pulse(PendingPulse(step, reading, None, None))
+
+    def _elapsed(self, step: int) -> int:
+        """Return the steps since the last pulse; 1 for the first."""
+        last, self._last_step = self._last_step, step
+        return 1 if last is None else max(step - last, 1)
 
     def _try_another(self) -> None:
         """The followed parameter stayed silent: try another one."""

@@ -12,6 +12,9 @@ from gradwatch.settings import Settings
 _PULSE_SHARE = 0.5
 #: Least part of that share that is left for pulses where idle hooks take it all.
 _LEAST_PULSES = 0.1
+#: Part of their share that pulses keep while the budget is overdrawn (chosen): the rest
+#: pays the debt off.
+_PULSES_IN_DEBT = 0.5
 #: Pulses whose median cost counts (chosen).
 _LAST_PULSES = 9
 
@@ -100,6 +103,8 @@ class Rhythm:
         if self._pulse_s is None or not self._step_s:
             return 1
         granted = self._settings.budget * _PULSE_SHARE * self._step_s
+        if self._credit is not None and self._credit < 0.0:
+            granted *= _PULSES_IN_DEBT
         granted = max(granted - self._idle_s, _LEAST_PULSES * granted)
         return max(1, math.ceil(self._pulse_s / granted))
 

@@ -28,7 +28,6 @@ def seal(
     optimizer: Optimizer | None,
     loss: float | Tensor | None,
     scale: Tensor | None,
-    pulse_every: int,
 ) -> tuple[Pending, ProbeContext]:
     """Return a probe's numbers on their way to the host, and what else is known.
 
@@ -41,7 +40,6 @@ def seal(
         optimizer: The optimizer that stepped; None without one of torch's.
         loss: The loss, where it is known.
         scale: The scaler's loss scale.
-        pulse_every: Steps that a count of zero gradients stands for.
 
     Returns:
         The numbers and the context.
@@ -62,7 +60,6 @@ def seal(
         zero_run=zero_run,
         found_inf=overflow,
         zero_names=pulses.names,
-        pulse_every=pulse_every,
         scaled_parameters=unscales_inside(optimizer),
         loss=loss if isinstance(loss, float) else None,
         lr=largest_lr(optimizer) if optimizer is not None else None,

@@ -110,6 +110,19 @@ def test_steps_with_exactly_zero_gradients_are_counted():
     assert reader.zero_run.tolist() == [0, 0, 0]
 
 
+def test_steps_between_two_pulses_that_found_zero_count_too():
+    """Those before the first one do not: nobody saw them."""
+    made = parameters((3,), (4,), (5,))
+    reader = PulseReader(made)
+    made[1].grad.zero_()
+    for elapsed in (10, 10, 7):
+        reader.read_step(elapsed)
+    assert reader.zero_run.tolist() == [0, 1 + 10 + 7, 0]
+    made[2].grad = None
+    reader.read_step(4)
+    assert reader.zero_run.tolist() == [0, 22, 0]
+
+
 @pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")
 def test_sparse_and_complex_gradients_count():
     """Uncoalesced rows are summed first."""

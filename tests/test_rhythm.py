@@ -103,6 +103,17 @@ def test_a_probe_waits_until_the_time_that_passed_pays_for_it():
     assert rhythm.wants_probe(100)
 
 
+def test_pulses_help_to_pay_a_debt_off():
+    """While the budget is overdrawn they are half as frequent."""
+    rhythm = Rhythm(Settings())
+    rhythm.note_step(0.1)
+    rhythm.note_pulse(0.001)
+    rhythm.note_balance(spent=0.02, wall=1.0)
+    assert rhythm.pulse_every == 4
+    rhythm.note_balance(spent=0.02, wall=3.0)
+    assert rhythm.pulse_every == 2
+
+
 def test_a_burst_is_on_credit_but_not_in_debt():
     """Extra probes may overdraw the budget once; not while it is overdrawn."""
     rhythm = Rhythm(Settings())
