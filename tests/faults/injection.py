@@ -138,7 +138,7 @@ def functions():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old names of torch warn when looked at
         found = [
-            item for item in gc.get_objects() if isinstance(item, types.FunctionType)
+            item for item in gc.get_objects() if type(item) is types.FunctionType
         ]
     return {
         (item.__module__, item.__qualname__, item.__code__.co_firstlineno): item
