@@ -13,7 +13,6 @@ from gradwatch.deliveries import Deliveries, PendingProbe
 from gradwatch.graph_reading import GraphMemory
 from gradwatch.history import History
 from gradwatch.hooks import HookManager
-from gradwatch.layers import outer_wrappers
 from gradwatch.losses import held_loss
 from gradwatch.module_hooks import run_all
 from gradwatch.nan_origin import LastForward, replay_forward
@@ -32,9 +31,6 @@ from gradwatch.stopwatch import Stopwatch
 from gradwatch.structure import Structure
 from gradwatch.unseen_steps import UnseenSteps
 from gradwatch.watched_model import WatchedModel
-
-#: Looks for compiled wrappers around a model that was not seen to run (chosen).
-_WRAPPER_LOOKS = 4
 
 
 class Observer(ObservedFacts):
@@ -85,7 +81,6 @@ class Observer(ObservedFacts):
         #: Reads the inside of compiled regions; None in a copy.
         self.replay: Replay | None = None
         self._replayed: Replayed | None = None
-        self._wrapper_looks = _WRAPPER_LOOKS
         self.processes = Processes(settings, self.rhythm, self.watched)
         self._deliveries.join = self.processes.receive
 
@@ -129,12 +124,8 @@ class Observer(ObservedFacts):
 
     def _resolve(self) -> None:
         """Look the modules and parameters up again: they may have been replaced."""
-        model = self.watched.model
-        if model is not None and self._wrapper_looks and not self.hooks.root_runs:
-            self._wrapper_looks -= 1
-            wrappers = outer_wrappers(model)
-            self.watched.wrapped = self.watched.wrapped or bool(wrappers)
-            self.hooks.hook_wrappers(wrappers)
+        if not self.hooks.root_runs:
+            self.hooks.hook_wrappers(self.watched.look_for_wrappers())
         self.watched.resolve()
         self._pulses.resolve()
 

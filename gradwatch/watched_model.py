@@ -13,10 +13,14 @@ from gradwatch.layers import (
     clean_name,
     describe,
     matches,
+    outer_wrappers,
     own_parameters,
     walk,
 )
 from gradwatch.statistics import plain
+
+#: Looks for compiled wrappers around a model that was not seen to run (chosen).
+_WRAPPER_LOOKS = 4
 
 
 class WatchedModel:
@@ -60,6 +64,7 @@ class WatchedModel:
         self._last_device = ""
         #: Whether a compiled wrapper runs the whole model.
         self.wrapped = False
+        self._looks_left = _WRAPPER_LOOKS
 
     @property
     def model(self) -> nn.Module | None:
@@ -71,6 +76,16 @@ class WatchedModel:
         """Devices of the parameters."""
         kinds = dict.fromkeys(str(p.device) for p in self.parameters.values())
         return ", ".join(kinds) or self._last_device
+
+    def look_for_wrappers(self) -> list[nn.Module]:
+        """Return the compiled wrappers that run the whole model; a few times only."""
+        model = self.model
+        if model is None or not self._looks_left:
+            return []
+        self._looks_left -= 1
+        found = outer_wrappers(model)
+        self.wrapped = self.wrapped or bool(found)
+        return found
 
     def resolve(self) -> None:
         """Look the modules and parameters up again: they may have been replaced."""
