@@ -137,9 +137,7 @@ def functions():
     """Return the functions of gradwatch that exist, by module, name and line."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old names of torch warn when looked at
-        found = [
-            item for item in gc.get_objects() if type(item) is types.FunctionType
-        ]
+        found = [item for item in gc.get_objects() if type(item) is types.FunctionType]
     return {
         (item.__module__, item.__qualname__, item.__code__.co_firstlineno): item
         for item in found
